@@ -221,9 +221,14 @@ impl<W> Resolver<W> {
             return;
         };
         let now = cb.now();
-        note_duration(cb, &flight);
         let told = response.lifetime;
         let answer = introspection::read(response);
+        if let Err(why) = answer
+            && self.is_to_be_repeated(&mut flight, why)
+        {
+            return self.flights.insert(key, flight);
+        }
+        note_duration(cb, &flight);
         let outcome = match &answer {
             Ok(Answer::Active(_)) => Some(IntrospectionOutcome::Active),
             Ok(Answer::Inactive(_)) => Some(IntrospectionOutcome::Inactive),
@@ -250,6 +255,11 @@ impl<W> Resolver<W> {
             Err(why) => self.fail(cb, key, flight, why),
         }
         self.call_from_line(cb);
+    }
+
+    /// Returns whether a call waits for the next tick, which is to come at once.
+    pub fn has_retries(&self) -> bool {
+        self.has_retries
     }
 
     /// Takes in the messages of a shared queue.

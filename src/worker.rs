@@ -348,7 +348,8 @@ impl Worker {
     ) {
         let cb = Callback::new(host, root);
         self.resolver.on_call_response(&cb, call, response);
-        if self.finish_resolved(&cb) {
+        // Both, whatever the first says.
+        if self.finish_resolved(&cb) | self.resolver.has_retries() {
             self.timers.hurry(&cb);
         }
     }

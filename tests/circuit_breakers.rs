@@ -135,14 +135,15 @@ fn every_shipped_limit_lets_the_module_make_its_calls() {
                         path.display()
                     );
                 }
+                let each = by_role.values().max().expect("a role");
+                let sum = format!("here {WORKERS} x {} x {each}", by_role.len());
+                // Where each token has a member of its own, Envoy repeats the calls. Elsewhere the module does.
+                let is_tier = cluster == "introspection-tier";
                 assert!(
-                    limits["max_retries"].as_u64() >= Some(256),
+                    !is_tier || limits["max_retries"].as_u64() >= Some(256),
                     "{}: {cluster}",
                     path.display()
                 );
-                let each = by_role.values().max().expect("a role");
-                let sum = format!("here {WORKERS} x {} x {each}", by_role.len());
-                let is_tier = cluster == "introspection-tier";
                 assert!(
                     is_tier || folder.text.contains(&sum),
                     "{}: the comment says something else than {sum:?}",

@@ -50,6 +50,8 @@ mod random;
 mod refusals;
 #[path = "scenarios/renewal.rs"]
 mod renewal;
+#[path = "scenarios/retries.rs"]
+mod retries;
 #[path = "scenarios/rush.rs"]
 mod rush;
 #[path = "scenarios/sessions.rs"]
@@ -75,6 +77,8 @@ const WHOAMI: &str = "/_matrix/client/v3/account/whoami";
 const INACTIVE: &str = r#"{"active":false}"#;
 const NOT_ACTIVE: &str =
     r#"{"errcode":"M_UNKNOWN_TOKEN","error":"Token is not active","soft_logout":false}"#;
+/// Envoy's reply where MAS closes the connection before it answers.
+const CONNECTION_CLOSED: &str = "upstream connect error or disconnect/reset before headers. reset reason: connection termination";
 const UNABLE: &str = r#"{"errcode":"M_UNKNOWN","error":"Unable to introspect the access token"}"#;
 
 fn active(username: &str) -> String {

@@ -826,10 +826,12 @@ fn calls_may_share_a_connection() {
         .finds(&[("circuit-breaker", "circuit_breakers")]);
 }
 
-/// It is the module that repeats calls, or the cluster.
+/// Envoy repeats calls in a fleet, or where the cluster says so. Elsewhere the module does, however many there are.
 #[test]
 fn limits_of_repetition_count_where_something_repeats_calls() {
     let file = Variant::of("circuit-breaker/bad.yaml");
+    file.with("                              shard_by_token: true\n", "")
+        .is_clean();
     let secret = "credential: { bearer: { env: MAS_SECRET } }\n";
     let retries = format!("{secret}                              retries: 0\n");
     let never = file.with(secret, &retries);
@@ -1072,7 +1074,7 @@ fn envoy_gateway_has_the_clusters_that_a_patch_adds() {
     // What cannot be seen may be it.
     with(cluster, "op: copy, path: \"\", from: /other").is_clean();
     // Its limits count.
-    let few = whole("added").replace("256", "3");
+    let few = whole("added").replace("max_retries: 256", "max_requests: 10");
     with(cluster, &few).finds(&[("circuit-breaker", "circuit_breakers")]);
 }
 

@@ -291,7 +291,7 @@ pub(super) static RETRIES: Key<Count> = key(
         to: MAX_RETRIES,
         default: 1,
     },
-    "How often Envoy repeats a call whose connection failed or was reset before an answer. A call that MAS answered, with \
+    "How often a call is repeated whose connection failed or was reset before an answer. A call that MAS answered, with \
      whatever status, is not repeated.",
 );
 

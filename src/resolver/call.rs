@@ -85,8 +85,13 @@ impl CallContext {
         }
     }
 
-    /// Sends the request as a call of `root`: the request's own, or the one whose callback runs.
-    pub fn send(&self, host: &impl Runtime, root: RootId) -> Result<CallId, NotSent> {
+    /// Sends the request as a call of `root`: the request's own, or the one whose callback runs. The answer may take so long.
+    pub fn send(
+        &self,
+        host: &impl Runtime,
+        root: RootId,
+        timeout: Duration,
+    ) -> Result<CallId, NotSent> {
         let settings = &self.upstream.settings;
         let request = IntrospectionRequest::new(settings, &self.token, &self.trace);
         let own = request.own_headers();
@@ -98,7 +103,7 @@ impl CallContext {
             cluster: request.cluster(),
             headers: &headers,
             body: request.body(),
-            timeout: request.timeout(),
+            timeout,
         };
         host.dispatch(root, call)
     }

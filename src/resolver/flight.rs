@@ -23,6 +23,7 @@ use crate::{
     clock::Instant,
     host::{CallId, RootId, StreamId},
     maps::sorted::SortedMap,
+    mas::introspection::NoVerdict,
 };
 
 /// Requests that may wait for one token.
@@ -42,6 +43,7 @@ const MAX_LOOKS: usize = 256;
 /// | Calling | an answer that holds | resolved |
 /// | Calling | an answer that news of a user voids | Calling once more, then resolved or no verdict |
 /// | Calling | the token has ended or was refused meanwhile, or a later answer is stored | resumes |
+/// | Calling | the connection failed | Calling once more, as often as configured; then as with an error |
 /// | Calling | an error, or the deadline | a stale answer, or no verdict |
 /// | Calling | its root ends | Orphaned, and the next tick resumes it |
 /// | AwaitingPeer | a hint to look again, or `check_at` | resumes |
@@ -89,6 +91,10 @@ pub struct ActiveCall {
     pub leased: Leased,
     /// When it was acquired, or renewed last.
     pub leased_at: Instant,
+    /// How often it may still be repeated if its connection fails.
+    pub retries: u32,
+    /// Why its connection has failed, while it waits for the tick that repeats it.
+    pub failed: Option<NoVerdict>,
     /// The point of all histories at which MAS was asked, or one before.
     pub point: Point,
 }
@@ -102,6 +108,8 @@ pub enum Ready {
     Expired(Instant),
     /// Its call is gone.
     Orphaned,
+    /// Its call is to be repeated.
+    Failed,
 }
 
 impl Ready {
@@ -119,6 +127,10 @@ impl Ready {
                 }
             },
             Self::Orphaned => flight.state == State::Orphaned,
+            Self::Failed => match flight.state {
+                State::Calling(call) => call.failed.is_some(),
+                _ => false,
+            },
         }
     }
 }

@@ -34,6 +34,8 @@ pub struct Resolver<W> {
     pub(super) ticked_at: Option<Instant>,
     /// When this worker last looked for answers of which no hint may have told.
     pub(super) looked_at: Option<Instant>,
+    /// Whether a call waits for the next tick to be repeated.
+    pub(super) has_retries: bool,
     /// How many requests have gone on before their question was resolved: the number of the next.
     pub(super) passed: u64,
     pub(super) resolutions: VecDeque<Resolution<W>>,
@@ -51,6 +53,7 @@ impl<W> Default for Resolver<W> {
             reports: Reports::default(),
             ticked_at: None,
             looked_at: None,
+            has_retries: false,
             passed: 0,
             resolutions: VecDeque::new(),
         }

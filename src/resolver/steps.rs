@@ -19,6 +19,7 @@ pub mod lag;
 pub mod landing;
 pub mod renewal;
 pub mod resumption;
+pub mod retry;
 pub mod stand_in;
 pub mod start;
 pub mod tick;

@@ -491,7 +491,7 @@ async fn deliver_refuses_what_envoy_refuses() {
     assert!(refused.contains("configuration refused: mode"), "{refused}");
     assert_eq!(written(), before);
     site.edit("mode: shadw", "mode: shadow");
-    site.edit("max_retries: 256", "max_retries: 255");
+    site.edit("max_requests: 640", "max_requests: 641");
     let said = site
         .output(&format!("{deliver} 2>&1"))
         .await

@@ -126,15 +126,22 @@ fn a_form_without_a_header_is_rejected_where_configured() {
     assert_eq!(worker.send(&reject, json), missing);
 }
 
+/// In a fleet Envoy repeats calls, since it knows the member that it has asked.
 #[test]
-fn a_call_is_repeated_as_often_as_configured_and_never_for_a_status() {
+fn envoy_is_told_to_repeat_calls_where_each_token_has_a_member_of_its_own() {
     let failed = Some("reset");
     for (introspection, expected_reasons, count) in [
+        (json!({}), None, None),
+        (json!({"retries": 2}), None, None),
         // Envoy repeats a call once unless it is told otherwise.
-        (json!({}), failed, None),
-        (json!({"retries": 1}), failed, None),
-        (json!({"retries": 0}), None, None),
-        (json!({"retries": 2}), failed, Some("2")),
+        (json!({"shard_by_token": true}), failed, None),
+        (json!({"shard_by_token": true, "retries": 1}), failed, None),
+        (json!({"shard_by_token": true, "retries": 0}), None, None),
+        (
+            json!({"shard_by_token": true, "retries": 2}),
+            failed,
+            Some("2"),
+        ),
     ] {
         let headers = headers_of_a_call(introspection);
         let found = headers.get("x-envoy-max-retries").map(String::as_str);

@@ -163,8 +163,6 @@ fn the_introspection_is_the_one_synapse_sends_with_the_trace_of_the_request() {
             ("x-mas-supports-device-id", "1"),
             ("traceparent", "00-1-2-01"),
             ("x-request-id", "r-1"),
-            // For Envoy, which removes it.
-            ("x-envoy-retry-on", "reset"),
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned())),
     );

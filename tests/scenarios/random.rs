@@ -281,6 +281,10 @@ struct Scenario {
     vms: usize,
     /// Answers that MAS has computed and Envoy has not delivered, by number.
     computed: BTreeMap<(usize, CallId), usize>,
+    /// The calls that repeat one whose connection failed, with the moment at which the first one was sent.
+    repeated: BTreeMap<(usize, CallId), u64>,
+    /// The sessions about which a worker is to repeat a call at once, with the same moment.
+    to_repeat: BTreeMap<(usize, usize), u64>,
     session_ends: Vec<SessionEnd>,
     tellings: Vec<Telling>,
     /// Requests that went on with an identity and have no response.
@@ -371,6 +375,8 @@ impl Scenario {
             roots: 0,
             vms: rng.usize(1..5),
             computed: BTreeMap::new(),
+            repeated: BTreeMap::new(),
+            to_repeat: BTreeMap::new(),
             session_ends: Vec::new(),
             tellings: Vec::new(),
             forwarded: Vec::new(),

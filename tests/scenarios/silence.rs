@@ -139,7 +139,7 @@ fn each_answer_that_is_no_verdict_names_what_to_look_at() {
     for (answer, expected) in cases {
         take_log();
         let mut worker = SimulatedWorker::new(&Process::new());
-        let gateway = gateway(1, settings(json!({"timeout": "2500ms"})));
+        let gateway = gateway(1, settings(json!({"timeout": "2500ms", "retries": 0})));
         for number in 0..3 {
             let stream = worker.request(&gateway, whoami(&invented(number)));
             worker.respond(worker.calls()[0].id, answer.clone());

@@ -456,6 +456,16 @@ impl Envoy {
         self.process.lock().expect("no panic while locked").0.id()
     }
 
+    /// Sends a signal to the process.
+    pub fn signal(&self, name: &str) {
+        let pid = self.pid().to_string();
+        let status = Command::new("kill").args(["-s", name, &pid]).status();
+        assert!(
+            status.is_ok_and(|status| status.success()),
+            "kill -s {name}"
+        );
+    }
+
     /// Resident memory of the process, in bytes.
     pub fn resident_bytes(&self) -> u64 {
         let pid = self.pid();

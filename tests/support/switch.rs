@@ -15,6 +15,8 @@ use tokio::{
 pub struct Switch {
     addr: SocketAddr,
     target: watch::Sender<SocketAddr>,
+    /// Each connection has a receiver.
+    open: watch::Sender<()>,
     task: JoinHandle<()>,
 }
 
@@ -24,8 +26,14 @@ impl Switch {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let addr = listener.local_addr().expect("an address");
         let (target, targets) = watch::channel(target);
-        let task = tokio::spawn(accept(listener, targets));
-        Self { addr, target, task }
+        let open = watch::Sender::new(());
+        let task = tokio::spawn(accept(listener, targets, open.clone()));
+        Self {
+            addr,
+            target,
+            open,
+            task,
+        }
     }
 
     /// Where it listens.
@@ -37,6 +45,11 @@ impl Switch {
     pub fn lead_to(&self, target: SocketAddr) {
         self.target.send_replace(target);
     }
+
+    /// Waits until no connection is open.
+    pub async fn wait_until_unused(&self) {
+        self.open.closed().await;
+    }
 }
 
 impl Drop for Switch {
@@ -45,10 +58,19 @@ impl Drop for Switch {
     }
 }
 
-async fn accept(listener: TcpListener, targets: watch::Receiver<SocketAddr>) {
+async fn accept(
+    listener: TcpListener,
+    targets: watch::Receiver<SocketAddr>,
+    open: watch::Sender<()>,
+) {
     let mut connections = JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
-        connections.spawn(connect(client, targets.clone()));
+        let (targets, is_open) = (targets.clone(), open.subscribe());
+        connections.spawn(async move {
+            let result = connect(client, targets).await;
+            drop(is_open);
+            result
+        });
         // Those that have ended.
         while connections.try_join_next().is_some() {}
     }

@@ -129,6 +129,12 @@ impl NoVerdict {
         matches!(self.says(), Statement::Failed)
     }
 
+    /// Returns whether the connection failed before MAS began to answer, so that the call may be repeated. What Envoy held back
+    /// is not: nothing has changed a moment later.
+    pub const fn is_of_connection(self) -> bool {
+        matches!(self, Self::Unreachable(_)) && self.holds_off_others()
+    }
+
     /// Returns whether a stale answer may serve.
     pub const fn admits_stale(self) -> bool {
         !matches!(self.says(), Statement::Outdated | Statement::Nothing)

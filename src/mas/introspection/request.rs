@@ -1,10 +1,9 @@
 //! The introspection request, RFC 7662 section 2.1, as Synapse sends it.
 //!
-//! Envoy is asked to repeat a call that MAS has not answered because the connection failed: most often a
-//! kept-alive connection that MAS closes just as the call goes out. A question may be asked twice, since it
-//! changes nothing. An answer is never asked for again, whatever its status.
+//! A question may be asked twice, since it changes nothing: a call whose connection failed is repeated, see
+//! [`crate::resolver`]. Envoy is told to do so where each token has a member of a fleet that is asked about it.
 
-use std::{fmt, time::Duration};
+use std::fmt;
 
 use super::{MAX_RETRIES, Settings};
 use crate::{text::form, token::AccessToken};
@@ -31,7 +30,8 @@ const AUTHORITY: &str = ":authority";
 
 /// The header by which Envoy learns when to repeat a call, and its value: whenever MAS has not begun to answer, since the
 /// connection could not be made or was lost, or the stream was refused. No status is among the reasons. Envoy removes both
-/// headers before it sends the call, and its timeout covers all repetitions.
+/// headers before it sends the call, and its timeout covers all repetitions. This is for fleets, see
+/// [`Settings::envoys_retries`].
 const RETRY_ON: (&str, &str) = ("x-envoy-retry-on", "reset");
 
 /// The header by which Envoy learns how often, if that is not once.
@@ -67,11 +67,6 @@ impl<'a> IntrospectionRequest<'a> {
     /// The Envoy cluster that MAS is reached through.
     pub fn cluster(&self) -> &str {
         &self.settings.cluster
-    }
-
-    /// How long the answer may take.
-    pub fn timeout(&self) -> Duration {
-        self.settings.timeout
     }
 
     /// Returns those of the headers that [`fixed_headers`] lacks.
@@ -112,7 +107,7 @@ pub fn fixed_headers(settings: &Settings) -> Vec<(&str, &str)> {
     if let Some(authorization) = settings.credential.authorization() {
         headers.push(("authorization", authorization));
     }
-    match settings.retries {
+    match settings.envoys_retries() {
         0 => {}
         // Envoy repeats a call once without being told how often.
         1 => headers.push(RETRY_ON),

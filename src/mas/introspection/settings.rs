@@ -31,7 +31,7 @@ pub struct Settings {
     pub credential: ClientCredential,
     /// Calls in flight per worker, at the most.
     pub max_in_flight: usize,
-    /// How often Envoy repeats a call whose connection failed, at the most [`MAX_RETRIES`] times.
+    /// How often a call is repeated whose connection failed, at the most [`MAX_RETRIES`] times.
     pub retries: u32,
     /// Whether `:authority` carries a label derived from the token digest, for a ring-hash cluster.
     pub shard_by_token: bool,
@@ -61,6 +61,17 @@ enum Scheme {
 }
 
 impl Settings {
+    /// How often the module repeats a call by itself. Where each token has a member of a fleet that is asked about it, Envoy
+    /// repeats the calls: it alone knows which member it has asked, and can ask another one.
+    pub fn own_retries(&self) -> u32 {
+        if self.shard_by_token { 0 } else { self.retries }
+    }
+
+    /// How often Envoy repeats a call.
+    pub fn envoys_retries(&self) -> u32 {
+        self.retries - self.own_retries()
+    }
+
     /// The `:authority` of a question about this token, if it has its own. The label has 16 bits of the token's SHA-256, which
     /// is the same in every process: enough to spread tokens over a ring, too few to recognise one.
     pub fn authority_of(&self, token: &[u8]) -> Option<String> {

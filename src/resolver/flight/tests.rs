@@ -101,6 +101,8 @@ fn flight(root: RootId, call: u32) -> Box<Flight<u32>> {
         slot: SLOT,
         leased: Leased::No,
         leased_at: Instant::default(),
+        retries: 0,
+        failed: None,
         point: Point::default(),
     });
     flight
@@ -113,6 +115,8 @@ fn asked(call: u32) -> State {
         slot: SLOT,
         leased: Leased::No,
         leased_at: Instant::default(),
+        retries: 0,
+        failed: None,
         point: Point::default(),
     })
 }

@@ -141,13 +141,16 @@ impl<W> Resolver<W> {
         leased: Leased,
     ) -> Result<ActiveCall, NoVerdict> {
         let point = self.workers.point(cb);
-        match call.send(cb.host, cb.root) {
+        let settings = &call.upstream.settings;
+        match call.send(cb.host, cb.root, settings.timeout) {
             Ok(id) => Ok(ActiveCall {
                 id,
                 root: cb.root,
                 slot: call.slot(),
                 leased,
                 leased_at: cb.now(),
+                retries: settings.own_retries(),
+                failed: None,
                 point,
             }),
             Err(not_sent) => {

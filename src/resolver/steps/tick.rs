@@ -29,6 +29,7 @@ impl<W> Resolver<W> {
         // A root that has ended left its calls free. Nobody is refused for want of one.
         self.call_from_line(cb);
         self.give_up_waiting(cb);
+        self.retry(cb);
         // Before any of them ends: another worker may be calling for it once more.
         self.resume_ready(cb, Ready::Due(now));
         self.end_expired(cb);

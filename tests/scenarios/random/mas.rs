@@ -211,6 +211,8 @@ impl Mas {
             0 => Verdict::Fault(Some(500), r#"{"active":false}"#),
             1 => Verdict::Fault(Some(200), r#"{"active":"false"}"#),
             2 => Verdict::Fault(None, ""),
+            // The module asks again.
+            3 => Verdict::Fault(Some(503), crate::CONNECTION_CLOSED),
             _ if self.is_active(session, now.at) => self.active(session, number, now.at, rng),
             _ => Verdict::Inactive,
         };

@@ -7,7 +7,7 @@ use matrix_edge_auth::host::{RootId, StreamId};
 use super::{
     Deafness, EndKind, NEGATIVE_TTL, ROOMY, SESSIONS, Scenario, SessionEnd, TTL,
     mas::{Moment, TOKENS, Told, Verdict, session_of},
-    rules::{BETWEEN_TICKS, DOUBT, LEASE, LOOK_LASTS, LOST_AFTER, SPACING},
+    rules::{BETWEEN_TICKS, DOUBT, LEASE, LOOK_LASTS, SPACING},
 };
 use crate::simulated::Call;
 
@@ -50,12 +50,12 @@ pub struct Lost {
 }
 
 impl Lost {
-    pub fn new(worker: usize, call: &Call, timeout: u64) -> Self {
+    pub fn new(worker: usize, call: &Call, until: u64) -> Self {
         Self {
             worker,
             root: call.root,
             session: session_of(&call.body),
-            until: call.sent_at.as_millis() + timeout + LOST_AFTER,
+            until,
             is_counted: true,
             fails: true,
         }

@@ -130,12 +130,19 @@ impl Scenario {
                 if call.id > self.members[at].newest_call {
                     self.show(|| format!("  worker {at} asks about {session}: {:?}", call.id));
                     self.members[at].newest_call = call.id;
-                    if !self.settings.is_crowded {
+                    let repeats = self.to_repeat.remove(&(at, session));
+                    if let Some(first) = repeats {
+                        self.repeated.insert((at, call.id), first);
+                    } else if !self.settings.is_crowded {
                         self.check_reason_to_ask(session, now.at);
                     }
                 }
             }
         }
+        assert!(
+            self.to_repeat.is_empty(),
+            "a call whose connection failed is repeated"
+        );
         for (memory, asked) in self.memory.iter_mut().zip(asked) {
             assert!(
                 asked <= 1 || self.settings.is_crowded,

@@ -15,7 +15,7 @@ use super::{
     Deafness, EndKind, Role, Scenario, SessionEnd, Telling,
     mas::{Moment, SESSIONS, TOKENS, Told, Verdict, session_of},
     memory::{Asker, Lost, Open},
-    rules::{BETWEEN_TICKS, DOUBT},
+    rules::{BETWEEN_TICKS, DOUBT, LOST_AFTER},
 };
 use crate::{
     simulated::{Call, Request, SimulatedWorker},
@@ -334,11 +334,17 @@ impl Scenario {
         if let Some(answer) = self.computed.get(&(worker, call.id)) {
             return *answer;
         }
-        let question = (session_of(&call.body), call.sent_at.as_millis());
+        let question = (session_of(&call.body), self.asked_at(worker, call));
         let now = self.now();
         let answer = self.mas.compute(worker, question, now, &mut self.rng);
         self.computed.insert((worker, call.id), answer);
         answer
+    }
+
+    /// Since when the answer to a call's question is on its way.
+    fn asked_at(&self, worker: usize, call: &Call) -> u64 {
+        let first = self.repeated.get(&(worker, call.id));
+        first.copied().unwrap_or(call.sent_at.as_millis())
     }
 
     /// An answer is delivered.
@@ -346,7 +352,14 @@ impl Scenario {
         let call = self.choose_call(worker)?;
         let number = self.answer_to(worker, &call);
         self.computed.remove(&(worker, call.id));
-        self.note_answer(number);
+        if self.is_repeated_after(worker, &call, number) {
+            let key = (worker, session_of(&call.body));
+            self.to_repeat.insert(key, call.sent_at.as_millis());
+            // With a tick, which comes at once.
+            self.note_tick(worker);
+        } else {
+            self.note_answer(number);
+        }
         Some(match &self.mas.answers[number].verdict {
             Verdict::Active { body, left } => {
                 let lifetime = left.as_ref().and_then(|left| left.lifetime.clone());
@@ -355,6 +368,14 @@ impl Scenario {
             Verdict::Inactive => Action::Answer(call.id, Some(200), None, crate::INACTIVE.into()),
             Verdict::Fault(status, body) => Action::Answer(call.id, *status, None, (*body).into()),
         })
+    }
+
+    /// Whether the call is made once more since its connection failed, in what is left of its time.
+    fn is_repeated_after(&self, worker: usize, call: &Call, answer: usize) -> bool {
+        let answer = &self.mas.answers[answer];
+        let is_closed = matches!(answer.verdict, Verdict::Fault(_, crate::CONNECTION_CLOSED));
+        let has_time = self.now().at < call.sent_at.as_millis() + self.settings.timeout;
+        is_closed && has_time && !self.repeated.contains_key(&(worker, call.id))
     }
 
     fn hang_up(&mut self, worker: usize) {
@@ -569,8 +590,8 @@ impl Scenario {
     fn note_lost(&mut self, worker: usize, call: &Call) {
         self.computed.remove(&(worker, call.id));
         self.last_loss = self.now().at;
-        self.lost
-            .push(Lost::new(worker, call, self.settings.timeout));
+        let until = self.asked_at(worker, call) + self.settings.timeout + LOST_AFTER;
+        self.lost.push(Lost::new(worker, call, until));
     }
 
     /// A new configuration takes the place of an older one, whose remaining clients hang up.
@@ -633,6 +654,8 @@ impl Scenario {
     fn make_a_vm(&mut self, worker: usize) {
         self.open.retain(|(at, _), _| *at != worker);
         self.computed.retain(|(at, _), _| *at != worker);
+        self.repeated.retain(|(at, _), _| *at != worker);
+        self.to_repeat.retain(|(at, _), _| *at != worker);
         self.deafness.retain(|(at, _), _| *at != worker);
         self.session_ends.retain(|end| end.worker != worker);
         self.tellings.retain(|telling| telling.worker != worker);

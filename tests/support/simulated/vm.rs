@@ -38,7 +38,7 @@ pub struct Call {
     pub headers: Vec<(String, String)>,
     pub body: String,
     pub sent_at: Instant,
-    pub(super) timeout: Duration,
+    pub timeout: Duration,
 }
 
 /// Faults that can be switched on for one worker.

@@ -19,7 +19,7 @@ use super::{
 
 /// One worker: a VM with its streams, calls and timers.
 pub struct SimulatedWorker {
-    process: Rc<Process>,
+    pub process: Rc<Process>,
     vm: Rc<Vm>,
     worker: Worker,
     exchanges: BTreeMap<StreamId, AnyExchange>,

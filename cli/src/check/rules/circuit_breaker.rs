@@ -1,6 +1,6 @@
-//! Envoy's default circuit breaker lets three calls of a cluster be repeated at a time, and 1,024 be under way. When MAS
-//! restarts, every call on a connection that it closes is repeated at once. A call that the breaker refuses fails, while a
-//! call over `max_in_flight` only waits its turn.
+//! Envoy's default circuit breaker lets three calls of a cluster be repeated at a time, and 1,024 be under way. When whom the module
+//! asks restarts, every call on a connection that it closes is repeated at once: by Envoy, if the cluster says so, or in a fleet
+//! the module. A call that the breaker refuses fails, while a call over `max_in_flight` only waits its turn.
 //!
 //! The non-obvious rule: a `retry_budget` takes the place of `max_retries`. Its defaults are 20 % and at least three calls: of
 //! many calls that fail at once, most are then not repeated.
@@ -46,7 +46,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         let Some(cluster) = deployment.cluster(one, &asked.cluster) else {
             continue;
         };
-        if asked.retries > 0 || repeats(cluster) {
+        if asked.envoys_retries() > 0 || repeats(cluster) {
             check_retries(cluster, found);
         }
         let calls = calls(deployment, one.envoy, &asked.cluster);
@@ -62,7 +62,7 @@ fn check_retries<'t>(cluster: Value<'t>, found: &mut Found<'t>) {
         found.add(
             spot(cluster),
             format!(
-                "when MAS restarts, every call on a connection that it closes is repeated at once, and Envoy lets {permitted} be \
+                "when whom it asks restarts, Envoy is to repeat every call on a connection that closes, and lets {permitted} be \
                  repeated at a time: the others fail, and their requests get 503"
             ),
             "write `circuit_breakers: { thresholds: [{ max_retries: 256 }] }`, without `retry_budget`",
