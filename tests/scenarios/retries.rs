@@ -3,11 +3,7 @@
 
 use std::{rc::Rc, time::Duration};
 
-use matrix_edge_auth::{
-    host::{RootId, StreamId},
-    mas::introspection::IntrospectionResponse,
-    worker::Plugin,
-};
+use matrix_edge_auth::{host::RootId, mas::introspection::IntrospectionResponse, worker::Plugin};
 use serde_json::{Value, json};
 
 use crate::{
@@ -17,18 +13,11 @@ use crate::{
 };
 
 const TIMEOUT: Duration = Duration::from_secs(5);
+const DURATION: &str = "matrix_edge_auth_introspection_duration_milliseconds";
 const SECOND: Duration = Duration::from_secs(1);
 
 fn gateway_with(introspection: Value) -> Rc<Plugin> {
     gateway(1, json!({"introspection": introspection}))
-}
-
-/// A worker that has just heard that the connection of its only call failed.
-fn failed_once(gateway: &Rc<Plugin>) -> (SimulatedWorker, StreamId) {
-    let mut worker = SimulatedWorker::new(&Process::new());
-    let stream = worker.request(gateway, whoami(ALICE));
-    close_connection(&mut worker);
-    (worker, stream)
 }
 
 /// Envoy says of the only call that MAS has closed its connection.
@@ -57,11 +46,16 @@ fn a_call_whose_connection_failed_is_repeated_as_often_as_configured() {
 
 #[test]
 fn an_answer_to_the_second_call_serves_and_counts_as_one() {
-    let (mut worker, stream) = failed_once(&gateway_with(json!({})));
+    let mut worker = SimulatedWorker::new(&Process::new());
+    let stream = worker.request(&gateway_with(json!({})), whoami(ALICE));
+    worker.process.advance(Duration::from_millis(30));
+    close_connection(&mut worker);
+    worker.process.advance(Duration::from_millis(20));
     worker.answer_only_call(&active("alice"));
     assert_eq!(worker.fate(stream), alice());
     let metric = |name: &str| worker.process.metric(name);
     assert_eq!(metric("matrix_edge_auth_introspections_total"), 1);
+    assert_eq!(metric(DURATION), 50, "both calls together");
     assert_eq!(
         metric("matrix_edge_auth_introspections_total.outcome=active"),
         1
@@ -148,10 +142,12 @@ fn a_call_that_envoy_refuses_to_repeat_has_failed() {
     let mut worker = SimulatedWorker::new(&Process::new());
     let stream = worker.request(&gateway, whoami(ALICE));
     worker.faults().dispatch.set(true);
+    worker.process.advance(Duration::from_millis(40));
     close_connection(&mut worker);
     assert_eq!(worker.fate(stream), unable());
     let outcome = "matrix_edge_auth_introspections_total.outcome=unreachable";
     assert_eq!(worker.process.metric(outcome), 1);
+    assert_eq!(worker.process.metric(DURATION), 40);
 }
 
 /// It still counts as under way.
