@@ -36,7 +36,7 @@ pub use self::{
         Found, Invalidation, Origin, Provenance, Query, Resolution, Verdict, WaiterId, Waiting,
     },
     state::Resolver,
-    steps::{TICK, start::MAX_TOKEN_BYTES},
+    steps::{TICK, retry::RETRY_TICK, start::MAX_TOKEN_BYTES},
     upstream::{Admission, Consumer, Overflow, Upstream},
 };
 use self::{
@@ -224,7 +224,7 @@ impl<W> Resolver<W> {
         let told = response.lifetime;
         let answer = introspection::read(response);
         if let Err(why) = answer
-            && self.is_to_be_repeated(&mut flight, why)
+            && self.is_to_be_repeated(cb, &mut flight, why)
         {
             return self.flights.insert(key, flight);
         }
@@ -257,9 +257,9 @@ impl<W> Resolver<W> {
         self.call_from_line(cb);
     }
 
-    /// Returns whether a call waits for the next tick, which is to come at once.
+    /// Returns whether a call waits to be repeated, for which a tick is to come after [`RETRY_TICK`].
     pub fn has_retries(&self) -> bool {
-        self.has_retries
+        self.retry_at.is_some()
     }
 
     /// Takes in the messages of a shared queue.

@@ -7,14 +7,14 @@ mod timers;
 
 use std::rc::Rc;
 
-use self::timers::Timers;
+use self::timers::{HURRIED_TICK, Timers};
 use crate::{
     clock::millis,
     config::Role,
     host::{CallId, Callback, Host, QueueId, RootId, StreamId},
     mas::introspection::IntrospectionResponse,
     metrics::Metric,
-    resolver::{Resolution, Resolver, WaiterId},
+    resolver::{RETRY_TICK, Resolution, Resolver, WaiterId},
     role::{
         body::BodyBudget,
         exchange::{Exchange, Wants},
@@ -348,9 +348,10 @@ impl Worker {
     ) {
         let cb = Callback::new(host, root);
         self.resolver.on_call_response(&cb, call, response);
-        // Both, whatever the first says.
-        if self.finish_resolved(&cb) | self.resolver.has_retries() {
-            self.timers.hurry(&cb);
+        if self.finish_resolved(&cb) {
+            self.timers.hurry(&cb, HURRIED_TICK);
+        } else if self.resolver.has_retries() {
+            self.timers.hurry(&cb, RETRY_TICK);
         }
     }
 
@@ -359,7 +360,7 @@ impl Worker {
         let cb = Callback::new(host, root);
         self.resolver.on_queue(&cb, queue);
         if self.finish_resolved(&cb) {
-            self.timers.hurry(&cb);
+            self.timers.hurry(&cb, HURRIED_TICK);
         }
     }
 
@@ -373,8 +374,8 @@ impl Worker {
         // Both, whatever the first says.
         let is_left = self.introspection.on_tick(&cb) | self.finish_resolved(&cb);
         if is_left {
-            self.timers.hurry(&cb);
-        } else {
+            self.timers.hurry(&cb, HURRIED_TICK);
+        } else if !self.resolver.has_retries() {
             self.timers.slow_down(host);
         }
     }
@@ -436,7 +437,7 @@ mod tests {
 
     use serde_json::{Value, json};
 
-    use super::{timers::HURRIED_TICK, *};
+    use super::*;
     use crate::{
         config,
         host::fake::{FakeHost, INTROSPECTION},
@@ -445,6 +446,38 @@ mod tests {
 
     fn plugin(keys: Value) -> Rc<Plugin> {
         Rc::new(Plugin::new(RootId(1), config::tests::with(keys)))
+    }
+
+    #[test]
+    fn a_tick_comes_soon_for_a_call_that_is_to_be_repeated_and_then_as_usual() {
+        let host = FakeHost::default();
+        let plugin = plugin(json!({
+            "role": "introspection",
+            "introspection": {"credential": {"bearer": {"value": "secret"}}},
+        }));
+        host.headers.replace(INTROSPECTION.into());
+        let mut worker = Worker::new(|| 7);
+        let asked = worker.on_request_headers(&host, &plugin, StreamId(1000), false);
+        let form = "token=syt_one&token_type_hint=access_token";
+        host.body.replace(form);
+        let chunk = Chunk {
+            size: form.len(),
+            is_last: true,
+        };
+        worker.on_request_body(&host, &asked, chunk);
+        let closed = "upstream connect error or disconnect/reset before headers";
+        let response = IntrospectionResponse::json(503, closed);
+        worker.on_call_response(&host, RootId(1), host.take_oldest_call(), response);
+        assert_eq!(host.period.get(), Some(RETRY_TICK));
+        // That of another root.
+        worker.on_tick(&host, &plugin);
+        assert_eq!(host.period.get(), Some(RETRY_TICK));
+        host.advance(RETRY_TICK);
+        worker.on_tick(&host, &plugin);
+        assert_eq!(host.period.get(), Some(TICK));
+        let response = IntrospectionResponse::json(200, r#"{"active":false}"#);
+        worker.on_call_response(&host, RootId(1), host.take_oldest_call(), response);
+        assert_eq!(host.period.get(), Some(TICK));
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::{
     clock::Instant,
     host::{CallId, RootId, StreamId},
     maps::sorted::SortedMap,
-    mas::introspection::NoVerdict,
+    mas::introspection::ConnectionFault,
 };
 
 /// Requests that may wait for one token.
@@ -78,7 +78,7 @@ pub enum State {
     Orphaned,
 }
 
-/// A call of this worker that is under way.
+/// A call of this worker that is under way, or is to be repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ActiveCall {
     /// Envoy's number of it.
@@ -93,8 +93,8 @@ pub struct ActiveCall {
     pub leased_at: Instant,
     /// How often it may still be repeated if its connection fails.
     pub retries: u32,
-    /// Why its connection has failed, while it waits for the tick that repeats it.
-    pub failed: Option<NoVerdict>,
+    /// What has happened to its connection, while it waits for the tick that repeats it.
+    pub failed: Option<ConnectionFault>,
     /// The point of all histories at which MAS was asked, or one before.
     pub point: Point,
 }
@@ -138,7 +138,7 @@ impl Ready {
 /// An introspection on its way: its call, and the requests that wait for its answer. `W` is what each needs to go on.
 #[derive(Debug)]
 pub struct Flight<W> {
-    /// Since when its answer is on its way. [`State::Calling`]: the moment before MAS was asked. [`State::AwaitingPeer`]: that
+    /// Since when its answer is on its way. [`State::Calling`]: the moment before MAS was asked, with the first call if it is repeated. [`State::AwaitingPeer`]: that
     /// of the last look for the answer. In the other states nothing is on its way, and it is that of the state before, or of the
     /// flight's beginning.
     pub since: Instant,

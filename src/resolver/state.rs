@@ -34,8 +34,8 @@ pub struct Resolver<W> {
     pub(super) ticked_at: Option<Instant>,
     /// When this worker last looked for answers of which no hint may have told.
     pub(super) looked_at: Option<Instant>,
-    /// Whether a call waits for the next tick to be repeated.
-    pub(super) has_retries: bool,
+    /// From when on a tick repeats the calls whose connection failed, if there are any.
+    pub(super) retry_at: Option<Instant>,
     /// How many requests have gone on before their question was resolved: the number of the next.
     pub(super) passed: u64,
     pub(super) resolutions: VecDeque<Resolution<W>>,
@@ -53,7 +53,7 @@ impl<W> Default for Resolver<W> {
             reports: Reports::default(),
             ticked_at: None,
             looked_at: None,
-            has_retries: false,
+            retry_at: None,
             passed: 0,
             resolutions: VecDeque::new(),
         }

@@ -133,10 +133,10 @@ async fn what_mas_has_begun_to_answer_is_not_asked_again() {
     edge.assert_alive().await;
 }
 
-/// When MAS restarts, it closes all connections at once: those with a call under way, and those that wait for one. Envoy reads
-/// of all of them in one go here, so that a call which is repeated at once could meet a connection that is closed already.
+/// MAS closes those with a call under way, and those that wait for one. Envoy stands still meanwhile and reads of all in one go, so
+/// that a call which is repeated at once meets a connection that is closed already.
 #[tokio::test]
-async fn a_restart_of_mas_fails_nobody() {
+async fn a_mas_that_closes_all_connections_fails_nobody() {
     const CALLS: u64 = 24;
     let mas = Mas::start(Options::default()).await.expect("a free port");
     let switch = Switch::start(mas.addr()).await;

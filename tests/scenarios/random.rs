@@ -38,7 +38,7 @@ use serde_json::{Value, json};
 
 use self::{
     mas::{Mas, Moment, SESSIONS, Told, WORLDS},
-    memory::{Lost, Memory, Open},
+    memory::{Lost, Memory, Open, Repeat},
     rules::{BETWEEN_TICKS, LEASE, LOST_AFTER},
 };
 use crate::simulated::{Process, SimulatedWorker, plugin};
@@ -210,6 +210,8 @@ struct Member {
     busy_until: u64,
     /// The newest call that was looked at.
     newest_call: CallId,
+    /// From when on its tick repeats the calls whose connection failed.
+    retry_at: Option<u64>,
     /// Since when the others can tell it something; unknown after its root went.
     reachable_since: Option<u64>,
     /// How many queues reach it.
@@ -283,8 +285,8 @@ struct Scenario {
     computed: BTreeMap<(usize, CallId), usize>,
     /// The calls that repeat one whose connection failed, with the moment at which the first one was sent.
     repeated: BTreeMap<(usize, CallId), u64>,
-    /// The sessions about which a worker is to repeat a call at once, with the same moment.
-    to_repeat: BTreeMap<(usize, usize), u64>,
+    /// The sessions about which a worker is to repeat a call, with the call.
+    to_repeat: BTreeMap<(usize, usize), Repeat>,
     session_ends: Vec<SessionEnd>,
     tellings: Vec<Telling>,
     /// Requests that went on with an identity and have no response.
@@ -409,6 +411,7 @@ impl Scenario {
             late: 0,
             busy_until: 0,
             newest_call: CallId(0),
+            retry_at: None,
             reachable_since: None,
             queues: 0,
             messages_read: self.now(),

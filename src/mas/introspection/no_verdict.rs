@@ -129,10 +129,13 @@ impl NoVerdict {
         matches!(self.says(), Statement::Failed)
     }
 
-    /// Returns whether the connection failed before MAS began to answer, so that the call may be repeated. What Envoy held back
-    /// is not: nothing has changed a moment later.
-    pub const fn is_of_connection(self) -> bool {
-        matches!(self, Self::Unreachable(_)) && self.holds_off_others()
+    /// Returns what has happened to the connection if it failed before MAS began to answer, so that the call may be repeated. A
+    /// call that Envoy held back is not repeated: nothing has changed a moment later.
+    pub fn lost_connection(self) -> Option<ConnectionFault> {
+        match self {
+            Self::Unreachable(fault) if self.holds_off_others() => Some(fault),
+            _ => None,
+        }
     }
 
     /// Returns whether a stale answer may serve.

@@ -6,10 +6,9 @@ use matrix_edge_auth::host::{RootId, StreamId};
 
 use super::{
     Deafness, EndKind, NEGATIVE_TTL, ROOMY, SESSIONS, Scenario, SessionEnd, TTL,
-    mas::{Moment, TOKENS, Told, Verdict, session_of},
+    mas::{Moment, TOKENS, Told, Verdict},
     rules::{BETWEEN_TICKS, DOUBT, LEASE, LOOK_LASTS, SPACING},
 };
-use crate::simulated::Call;
 
 /// A request that is not decided.
 #[derive(Clone, Copy)]
@@ -49,12 +48,22 @@ pub struct Lost {
     pub fails: bool,
 }
 
+/// A call whose connection failed, and which a tick is to repeat.
+#[derive(Clone, Copy)]
+pub struct Repeat {
+    /// When it was sent.
+    pub sent_at: u64,
+    pub root: RootId,
+    /// Its tick has come.
+    pub is_due: bool,
+}
+
 impl Lost {
-    pub fn new(worker: usize, call: &Call, until: u64) -> Self {
+    pub fn new(worker: usize, root: RootId, session: usize, until: u64) -> Self {
         Self {
             worker,
-            root: call.root,
-            session: session_of(&call.body),
+            root,
+            session,
             until,
             is_counted: true,
             fails: true,

@@ -6,7 +6,7 @@
 use std::{cell::Cell, fmt, rc::Rc, time::Duration};
 
 use matrix_edge_auth::{
-    host::{CallId, StreamId},
+    host::{CallId, RootId, StreamId},
     mas::introspection::IntrospectionResponse,
     worker::Plugin,
 };
@@ -14,7 +14,7 @@ use matrix_edge_auth::{
 use super::{
     Deafness, EndKind, Role, Scenario, SessionEnd, Telling,
     mas::{Moment, SESSIONS, TOKENS, Told, Verdict, session_of},
-    memory::{Asker, Lost, Open},
+    memory::{Asker, Lost, Open, Repeat},
     rules::{BETWEEN_TICKS, DOUBT, LOST_AFTER},
 };
 use crate::{
@@ -25,6 +25,9 @@ use crate::{
 /// How often a worker ticks, and how much later that may be.
 const TICK: u64 = 250;
 const LATE: u64 = 100;
+
+/// How long a worker waits before it repeats a call, at the least.
+const RETRY_DELAY: u64 = 20;
 
 /// Time passes in pieces of this many milliseconds at the most.
 const PIECE: u64 = 125;
@@ -353,10 +356,15 @@ impl Scenario {
         let number = self.answer_to(worker, &call);
         self.computed.remove(&(worker, call.id));
         if self.is_repeated_after(worker, &call, number) {
+            let repeat = Repeat {
+                sent_at: call.sent_at.as_millis(),
+                root: call.root,
+                is_due: false,
+            };
             let key = (worker, session_of(&call.body));
-            self.to_repeat.insert(key, call.sent_at.as_millis());
-            // With a tick, which comes at once.
-            self.note_tick(worker);
+            self.to_repeat.insert(key, repeat);
+            let retry_at = self.now().at + RETRY_DELAY;
+            self.members[worker].retry_at.get_or_insert(retry_at);
         } else {
             self.note_answer(number);
         }
@@ -370,12 +378,11 @@ impl Scenario {
         })
     }
 
-    /// Whether the call is made once more since its connection failed, in what is left of its time.
+    /// Whether the call is to be made once more since its connection failed.
     fn is_repeated_after(&self, worker: usize, call: &Call, answer: usize) -> bool {
         let answer = &self.mas.answers[answer];
         let is_closed = matches!(answer.verdict, Verdict::Fault(_, crate::CONNECTION_CLOSED));
-        let has_time = self.now().at < call.sent_at.as_millis() + self.settings.timeout;
-        is_closed && has_time && !self.repeated.contains_key(&(worker, call.id))
+        is_closed && !self.repeated.contains_key(&(worker, call.id))
     }
 
     fn hang_up(&mut self, worker: usize) {
@@ -425,6 +432,7 @@ impl Scenario {
             self.computed.remove(&(worker, call.id));
             self.memory[session_of(&call.body)].failed = Some(now);
         }
+        self.note_repeats(worker);
         for lost in self
             .lost
             .extract_if(.., |lost| lost.worker == worker && lost.until <= now.at)
@@ -433,6 +441,25 @@ impl Scenario {
             memory.give_up(now);
             if lost.fails {
                 memory.failed = Some(now);
+            }
+        }
+    }
+
+    /// Calls are repeated with the tick, in what is left of their time, or have failed.
+    fn note_repeats(&mut self, worker: usize) {
+        let now = self.now();
+        let retry_at = &mut self.members[worker].retry_at;
+        if retry_at.take_if(|at| *at <= now.at).is_none() {
+            return;
+        }
+        let timeout = self.settings.timeout;
+        for ((at, session), repeat) in &mut self.to_repeat {
+            if *at == worker {
+                repeat.is_due = true;
+                if now.at >= repeat.sent_at + timeout {
+                    self.memory[*session].failed = Some(now);
+                    self.memory[*session].failed_call = Some(repeat.sent_at);
+                }
             }
         }
     }
@@ -591,7 +618,22 @@ impl Scenario {
         self.computed.remove(&(worker, call.id));
         self.last_loss = self.now().at;
         let until = self.asked_at(worker, call) + self.settings.timeout + LOST_AFTER;
-        self.lost.push(Lost::new(worker, call, until));
+        self.lost
+            .push(Lost::new(worker, call.root, session_of(&call.body), until));
+    }
+
+    /// What was to be repeated goes with its root.
+    fn lose_repeats(&mut self, worker: usize, root: RootId) {
+        let give_up_after = self.settings.timeout + LOST_AFTER;
+        let lost = &mut self.lost;
+        self.to_repeat.retain(|(at, session), repeat| {
+            let is_gone = *at == worker && repeat.root == root;
+            if is_gone {
+                let until = repeat.sent_at + give_up_after;
+                lost.push(Lost::new(worker, root, *session, until));
+            }
+            !is_gone
+        });
     }
 
     /// A new configuration takes the place of an older one, whose remaining clients hang up.
@@ -609,6 +651,7 @@ impl Scenario {
                     self.note_lost(at, &call);
                 }
             }
+            self.lose_repeats(at, old.root);
             let now = self.now();
             let lost = self.lost.iter_mut();
             for lost in lost.filter(|lost| lost.worker == at && lost.root == old.root) {
@@ -673,6 +716,7 @@ impl Scenario {
         }
         let member = &mut self.members[worker];
         member.newest_call = CallId(0);
+        member.retry_at = None;
         member.go_out_of_reach();
         self.vms += 1;
         self.last_loss = now.at;

@@ -7,7 +7,7 @@ use std::{cell::Cell, collections::BTreeMap, rc::Rc, time::Duration};
 use matrix_edge_auth::{
     host::{CallId, ResponseOrigin, RootId, StreamId},
     mas::introspection::IntrospectionResponse,
-    resolver::TICK,
+    resolver::{RETRY_TICK, TICK},
     worker::{AnyExchange, Chunk, Phase, Plugin, Worker},
 };
 
@@ -314,7 +314,7 @@ impl SimulatedWorker {
         while !self.vm.faults.late_timers.get() {
             let hurried = {
                 let ticking = self.vm.ticking.borrow();
-                let mut hurried = ticking.iter().filter(|(_, period)| **period < TICK);
+                let mut hurried = ticking.iter().filter(|(_, period)| **period < RETRY_TICK);
                 hurried.next().map(|(root, _)| *root)
             };
             let Some(root) = hurried else {

@@ -1,6 +1,7 @@
-//! Envoy's default circuit breaker lets three calls of a cluster be repeated at a time, and 1,024 be under way. When whom the module
-//! asks restarts, every call on a connection that it closes is repeated at once: by Envoy, if the cluster says so, or in a fleet
-//! the module. A call that the breaker refuses fails, while a call over `max_in_flight` only waits its turn.
+//! Envoy's default circuit breaker lets three calls of a cluster be repeated at a time, and 1,024 be under way. When a server
+//! restarts, all calls on the connections that it closes fail at once. The module repeats them by itself, which no breaker limits,
+//! unless its cluster is to repeat them, or in a fleet the module asks Envoy to. A call that the breaker refuses fails, while a
+//! call over `max_in_flight` only waits its turn.
 //!
 //! The non-obvious rule: a `retry_budget` takes the place of `max_retries`. Its defaults are 20 % and at least three calls: of
 //! many calls that fail at once, most are then not repeated.
@@ -62,8 +63,8 @@ fn check_retries<'t>(cluster: Value<'t>, found: &mut Found<'t>) {
         found.add(
             spot(cluster),
             format!(
-                "when whom it asks restarts, Envoy is to repeat every call on a connection that closes, and lets {permitted} be \
-                 repeated at a time: the others fail, and their requests get 503"
+                "when a server of this cluster restarts, Envoy is to repeat all calls on the connections that close, and lets \
+                 {permitted} be repeated at a time: the others fail, and their requests get 503"
             ),
             "write `circuit_breakers: { thresholds: [{ max_retries: 256 }] }`, without `retry_budget`",
         );
