@@ -284,7 +284,7 @@ impl<W> Resolver<W> {
                 Some(Hint::Wanted(key)) if !self.flights.note_wanted(&key) => {
                     let tombstone = Tombstone::Stored(cb.now());
                     self.workers
-                        .release(cb, key, Hint::LookAgain(key), Some(tombstone));
+                        .release(cb, key, Hint::LookAgain(key), Some(tombstone), false);
                 }
                 Some(Hint::Wanted(_)) => {}
             }

@@ -187,16 +187,18 @@ impl Workers {
         }
     }
 
-    /// Releases the lease and hints the other workers if one of them waits for it.
+    /// Releases the lease and hints the other workers if one of them waits for it: if it has marked the lease, or if the answer
+    /// `is_wanted`, by its own hint. The mark goes with a lease that runs out before it is renewed.
     pub fn release<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
         key: QuestionKey,
         hint: Hint,
         tombstone: Option<Tombstone>,
+        is_wanted: bool,
     ) {
         let worker = self.membership.worker_id(cb.host);
-        if self.leases.release(cb.host, &key, worker, tombstone) {
+        if self.leases.release(cb.host, &key, worker, tombstone) | is_wanted {
             self.membership.broadcast(cb.host, hint, cb.now());
         }
     }

@@ -120,7 +120,8 @@ impl<W> Resolver<W> {
         tombstone: Option<Tombstone>,
     ) {
         if flight.leased() != Leased::No {
-            self.workers.release(cb, key, hint, tombstone);
+            let is_wanted = flight.is_wanted;
+            self.workers.release(cb, key, hint, tombstone, is_wanted);
         }
     }
 
@@ -136,6 +137,6 @@ impl<W> Resolver<W> {
         let stale = upstream.cache.lookup_stale(cb.host, &key.digest, now);
         let tombstone = stale.is_some().then_some(Tombstone::Failed(now));
         self.workers
-            .release(cb, key, Hint::LookAgain(key), tombstone);
+            .release(cb, key, Hint::LookAgain(key), tombstone, false);
     }
 }

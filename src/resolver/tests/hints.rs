@@ -94,6 +94,18 @@ fn an_answer_that_another_worker_wants_is_told_at_once() {
     assert_eq!(two.end(waits), Some(&End::Active(Provenance::Introspected)));
 }
 
+/// The mark of who waits goes with a lease that runs out while the worker that holds it is busy.
+#[test]
+fn who_waits_is_told_though_the_lease_has_run_out_meanwhile() {
+    let host = Rc::<FakeHost>::default();
+    let ([mut one, mut two], waiting) = one_waits_for_the_other(&host);
+    one.pass(1_100);
+    read_hints(&mut one, 1);
+    one.answer(500, "");
+    read_hints(&mut two, 2);
+    assert!(two.end(waiting).is_some());
+}
+
 /// Its request joins one that has waited for longer, on a worker that has not read the word of the failure.
 #[test]
 fn a_failure_ends_no_wait_that_began_after_it() {

@@ -75,7 +75,13 @@ fn ask(worker: &mut Workers, host: &FakeHost, upstream: &Upstream, tombstone: To
         }
     ));
     let key = upstream.question(&token());
-    worker.release(&callback(host), key, Hint::LookAgain(key), Some(tombstone));
+    worker.release(
+        &callback(host),
+        key,
+        Hint::LookAgain(key),
+        Some(tombstone),
+        false,
+    );
 }
 
 /// Takes out what the worker of this seat was told.
@@ -222,7 +228,7 @@ fn a_release_tells_the_others_only_if_one_of_them_waits() {
         sent_at: host.now(),
     };
     let failed = Hint::Failed(key, notice);
-    one.release(&callback(&host), key, failed, None);
+    one.release(&callback(&host), key, failed, None, false);
     assert_eq!(told(&host, 1), [Some(failed)]);
     let wanted = [Some(Hint::Wanted(key))];
     assert_eq!(told(&host, 0), wanted, "what the other one told");
