@@ -448,23 +448,33 @@ mod tests {
         Rc::new(Plugin::new(RootId(1), config::tests::with(keys)))
     }
 
-    #[test]
-    fn a_tick_comes_soon_for_a_call_that_is_to_be_repeated_and_then_as_usual() {
-        let host = FakeHost::default();
-        let plugin = plugin(json!({
+    /// The introspection role, to which requests of the homeserver come.
+    fn introspection(host: &FakeHost) -> Rc<Plugin> {
+        host.headers.replace(INTROSPECTION.into());
+        plugin(json!({
             "role": "introspection",
             "introspection": {"credential": {"bearer": {"value": "secret"}}},
-        }));
-        host.headers.replace(INTROSPECTION.into());
-        let mut worker = Worker::new(|| 7);
-        let asked = worker.on_request_headers(&host, &plugin, StreamId(1000), false);
+        }))
+    }
+
+    /// The homeserver asks, and MAS is asked.
+    fn ask(worker: &mut Worker, host: &FakeHost, plugin: &Rc<Plugin>) {
+        let asked = worker.on_request_headers(host, plugin, StreamId(1000), false);
         let form = "token=syt_one&token_type_hint=access_token";
         host.body.replace(form);
         let chunk = Chunk {
             size: form.len(),
             is_last: true,
         };
-        worker.on_request_body(&host, &asked, chunk);
+        worker.on_request_body(host, &asked, chunk);
+    }
+
+    #[test]
+    fn a_tick_comes_soon_for_a_call_that_is_to_be_repeated_and_then_as_usual() {
+        let host = FakeHost::default();
+        let plugin = introspection(&host);
+        let mut worker = Worker::new(|| 7);
+        ask(&mut worker, &host, &plugin);
         let closed = "upstream connect error or disconnect/reset before headers";
         let response = IntrospectionResponse::json(503, closed);
         worker.on_call_response(&host, RootId(1), host.take_oldest_call(), response);
@@ -483,21 +493,10 @@ mod tests {
     #[test]
     fn an_answer_does_not_slow_down_a_tick_that_is_hurried_for_others() {
         let host = FakeHost::default();
-        let plugin = plugin(json!({
-            "role": "introspection",
-            "introspection": {"credential": {"bearer": {"value": "secret"}}},
-        }));
-        host.headers.replace(INTROSPECTION.into());
+        let plugin = introspection(&host);
         let mut worker = Worker::new(|| 7);
         // One that has come whole and waits for MAS.
-        let whole = worker.on_request_headers(&host, &plugin, StreamId(1000), false);
-        let form = "token=syt_one&token_type_hint=access_token";
-        host.body.replace(form);
-        let chunk = Chunk {
-            size: form.len(),
-            is_last: true,
-        };
-        worker.on_request_body(&host, &whole, chunk);
+        ask(&mut worker, &host, &plugin);
         let call = host.take_oldest_call();
         // More than one tick passes on, whose forms do not come.
         for stream in 0..200 {

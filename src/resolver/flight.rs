@@ -138,9 +138,9 @@ impl Ready {
 /// An introspection on its way: its call, and the requests that wait for its answer. `W` is what each needs to go on.
 #[derive(Debug)]
 pub struct Flight<W> {
-    /// Since when its answer is on its way. [`State::Calling`]: the moment before MAS was asked, with the first call if it is repeated. [`State::AwaitingPeer`]: that
-    /// of the last look for the answer. In the other states nothing is on its way, and it is that of the state before, or of the
-    /// flight's beginning.
+    /// Since when its answer is on its way. [`State::Calling`]: the moment before MAS was asked, for the first time if the call is
+    /// repeated. [`State::AwaitingPeer`]: that of the last look for the answer. In the other states nothing is on its way, and it is
+    /// that of the state before, or of the flight's beginning.
     pub since: Instant,
     /// When an answer is no longer expected. That of another worker is expected until its lease ends.
     pub deadline: Instant,

@@ -8,7 +8,8 @@
 //! 5. [`stand_in`]: there is none, and something else serves or nothing.
 //! 6. [`handing_out`]: those who wait are told.
 //!
-//! [`tick`] is what is done four times a second, [`renewal`] while an answer serves, and [`lag`] for a worker that is too busy for
+//! [`tick`] is what is done four times a second, [`renewal`] while an answer serves, [`retry`] when a
+//! connection has failed, and [`lag`] for a worker that is too busy for
 //! any of this. [`counting`] is what the metrics say of it.
 
 pub mod answer;
