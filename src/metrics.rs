@@ -91,6 +91,8 @@ metrics! {
     Invalidated(InvalidationReason): Counter "invalidations_total",
     /// An introspection call ended: `active`, `inactive`, or why there is no verdict.
     Introspection(IntrospectionOutcome): Counter "introspections_total",
+    /// The module repeated a call whose connection had failed.
+    Retry: Counter "introspection_retries_total",
     /// How long an introspection call took that has ended, as a histogram in milliseconds.
     IntrospectionMillis: Histogram "introspection_duration_milliseconds",
     /// How long a request was held, as a histogram in milliseconds.
@@ -131,6 +133,7 @@ impl Metric {
             | Self::LeaseWait
             | Self::LineWait
             | Self::Refresh
+            | Self::Retry
             | Self::IntrospectionMillis
             | Self::HeldMillis => 0,
             Self::Request(outcome) | Self::Answered(outcome) => outcome as usize,
@@ -168,6 +171,7 @@ impl Metric {
             | Self::LeaseWait
             | Self::LineWait
             | Self::Refresh
+            | Self::Retry
             | Self::IntrospectionMillis
             | Self::HeldMillis => [NONE; 2],
             Self::Request(outcome) | Self::Answered(outcome) => outcome.labels(),
@@ -206,6 +210,7 @@ impl Row {
             Self::Refresh => vec![Metric::Refresh],
             Self::Invalidated => each(InvalidationReason::ALL, Metric::Invalidated),
             Self::Introspection => each(IntrospectionOutcome::ALL, Metric::Introspection),
+            Self::Retry => vec![Metric::Retry],
             Self::IntrospectionMillis => vec![Metric::IntrospectionMillis],
             Self::HeldMillis => vec![Metric::HeldMillis],
             Self::Rejected => each(RejectionReason::ALL, Metric::Rejected),

@@ -92,6 +92,7 @@ fn asking(define: &mut dyn FnMut(Metric)) {
         Metric::LeaseWait,
         Metric::LineWait,
         Metric::Refresh,
+        Metric::Retry,
         Metric::IntrospectionMillis,
         Metric::HeldMillis,
     ] {
@@ -150,6 +151,7 @@ mod tests {
             | Metric::LeaseWait
             | Metric::LineWait
             | Metric::Refresh
+            | Metric::Retry
             | Metric::IntrospectionMillis
             | Metric::HeldMillis => ASKING,
         }
@@ -211,6 +213,7 @@ mod tests {
                 [false, false, true],
             ),
             ("refreshes_total", [true, true, false]),
+            ("introspection_retries_total", [true, true, false]),
             (
                 "provisioning_requests_total.secret=matching",
                 [false, false, true],

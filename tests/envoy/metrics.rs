@@ -153,6 +153,7 @@ fn every_series() -> BTreeSet<String> {
         Metric::LeaseWait,
         Metric::LineWait,
         Metric::Refresh,
+        Metric::Retry,
         Metric::IntrospectionMillis,
         Metric::HeldMillis,
     ];

@@ -77,6 +77,9 @@ async fn a_connection_that_mas_closes_as_the_call_goes_out_fails_nobody() {
         assert_eq!(outcomes, expected, "token {number}");
     }
     assert_eq!(edge.introspections("active").await, 10.0);
+    let stats = edge.envoy.stats().await;
+    let repeated = stats.sum("matrix_edge_auth_introspection_retries_total", &[]);
+    assert_eq!(repeated, 9.0);
     for seen in edge.mas.requests() {
         assert_is_free_of_instructions(&seen);
     }

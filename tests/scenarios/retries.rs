@@ -15,6 +15,7 @@ use crate::{
 };
 
 const TIMEOUT: Duration = Duration::from_secs(5);
+const RETRIES: &str = "matrix_edge_auth_introspection_retries_total";
 const DURATION: &str = "matrix_edge_auth_introspection_duration_milliseconds";
 const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -51,6 +52,7 @@ fn a_call_whose_connection_failed_is_repeated_as_often_as_configured() {
         assert_eq!(worker.fate(stream), unable(), "{retries:?}");
         assert!(worker.calls().is_empty());
         assert_eq!(worker.host_calls()["dispatch"], calls, "{retries:?}");
+        assert_eq!(worker.process.metric(RETRIES), calls - 1, "{retries:?}");
     }
 }
 
@@ -66,6 +68,7 @@ fn an_answer_to_the_second_call_serves_and_counts_as_one() {
     assert_eq!(worker.fate(stream), alice());
     let metric = |name: &str| worker.process.metric(name);
     assert_eq!(metric("matrix_edge_auth_introspections_total"), 1);
+    assert_eq!(metric(RETRIES), 1);
     assert_eq!(metric(DURATION), 75, "both calls together");
     assert_eq!(
         metric("matrix_edge_auth_introspections_total.outcome=active"),

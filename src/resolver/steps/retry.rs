@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::{
     host::{Backend, Callback},
     mas::introspection::NoVerdict,
+    metrics::Metric,
     resolver::{
         call::CALL_GRACE,
         flight::{Flight, Ready, State},
@@ -58,7 +59,10 @@ impl<W> Resolver<W> {
                 continue;
             };
             match call_again(cb, &mut flight) {
-                Ok(()) => self.flights.insert(key, flight),
+                Ok(()) => {
+                    cb.host.count(Metric::Retry);
+                    self.flights.insert(key, flight);
+                }
                 Err(why) => {
                     note_duration(cb, &flight);
                     count_outcome(cb, why.outcome());
