@@ -1,5 +1,5 @@
-//! Documents that stand as text inside of others: an Envoy configuration in a ConfigMap or a Secret, a bootstrap in an EnvoyProxy,
-//! the module's configuration in a `StringValue`.
+//! Documents that stand as text inside of others: an Envoy configuration in a ConfigMap, in a Secret or in a Compose file, a
+//! bootstrap in an EnvoyProxy, the module's configuration in a `StringValue`.
 //!
 //! A `BytesValue` holds its document in base64. Values in a literal block (`|`), and in a text that stands in the file as
 //! it is, have positions of their own. Values in a text with escapes or folded lines have the place of the whole text, and one in
@@ -88,6 +88,7 @@ fn documents_of(tree: &Tree, id: Id) -> Vec<Held> {
             });
             return held.into_iter().collect();
         }
+        None if value.get("services").is_some() => return of_compose(value),
         _ => {}
     }
     let is_base64 = match value.text_at(&["@type"]) {
@@ -119,19 +120,37 @@ fn of_holder(value: Value<'_>, kind: &str) -> Vec<Held> {
             } else {
                 is_of_envoy(own)
             };
-            let sort = if ENDINGS.iter().any(|ending| name.ends_with(ending)) {
-                Sort::Document
-            } else {
-                Sort::Likely
-            };
             is_it.then_some(Held {
                 id: text.id,
                 is_base64,
-                sort,
+                sort: sort_of(name),
             })
         })
     };
     entries(texts, false).chain(entries(base64, true)).collect()
+}
+
+/// The files that stand in a Compose file itself and have words of Envoy's.
+fn of_compose(value: Value<'_>) -> Vec<Held> {
+    let configs = value.get("configs").into_iter().flat_map(Value::members);
+    let held = configs.filter_map(|(name, config)| {
+        let text = config.get("content")?;
+        is_of_envoy(text.text()?).then_some(Held {
+            id: text.id,
+            is_base64: false,
+            sort: sort_of(name),
+        })
+    });
+    held.collect()
+}
+
+/// What a text is by its name.
+fn sort_of(name: &str) -> Sort {
+    if ENDINGS.iter().any(|ending| name.ends_with(ending)) {
+        Sort::Document
+    } else {
+        Sort::Likely
+    }
 }
 
 fn is_of_envoy(text: &str) -> bool {
