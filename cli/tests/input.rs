@@ -168,6 +168,7 @@ fn a_service_with_another_file_is_another_envoy() {
         "volumes: [\"./grpc.yaml:/etc/envoy/envoy.yaml\"], ",
         "volumes: [{ type: bind, source: ./grpc.yaml, target: /etc/envoy/envoy.yaml }], ",
         "volumes: [\"./grpc.yaml:/etc/envoy/envoy.yaml\"], command: [-c, /etc/envoy/envoy.yaml], ",
+        "volumes: [\"${FOLDER:-.}/grpc.yaml:/etc/envoy/envoy.yaml\"], command: [-c, /etc/envoy/envoy.yaml], ",
         "",
     ] {
         assert!(
@@ -181,6 +182,8 @@ fn a_service_with_another_file_is_another_envoy() {
     }
     for given in [
         "volumes: [\"./envoy.yaml:/etc/edge.yaml\"], ",
+        "volumes: [\"${FOLDER:-.}/envoy.yaml:/etc/edge.yaml\"], ",
+        "volumes: [\"${FILE:-./envoy.yaml}:/etc/edge.yaml\"], ",
         "volumes: [{ type: bind, source: ./envoy.yaml, target: /etc/edge.yaml }], ",
         "command: [-c, /etc/envoy/envoy.yaml], ",
         "command: envoy -c /etc/envoy/envoy.yaml, ",
@@ -195,6 +198,37 @@ fn a_service_with_another_file_is_another_envoy() {
     }
     // With no service that is given the file, each Envoy may be it.
     assert!(is_open(&[&other(ports)], ""));
+}
+
+/// A Compose file may have the files of a container in it.
+#[test]
+fn a_configuration_may_stand_in_a_compose_file() {
+    let (envoy, compose) = envoy_and_compose();
+    let content = envoy.replace('\n', "\n      ");
+    let whole = format!("{compose}configs:\n  edge:\n    content: |\n      {content}\n");
+    let output = check(&whole);
+    assert_eq!(output.code, 0, "{}", output.stdout);
+    let finds = |old: &str, new: &str, rule: &str| {
+        let text = whole.replacen(old, new, 1);
+        let (before, _) = text.split_once(new).expect("it is there");
+        let line = before.lines().count();
+        let output = check(&text);
+        let told = "1 error, 0 warnings\n";
+        assert!(output.stdout.contains(told), "{}", output.stdout);
+        let (_, rest) = output.stdout.split_once(rule).expect("a finding");
+        let (_, place) = rest.split_once("<standard input>:").expect("a place");
+        assert!(place.starts_with(&format!("{line}:")), "{rest}");
+    };
+    finds(
+        "127.0.0.1:10001:10001",
+        "10001:10001",
+        "error[internal-address]",
+    );
+    finds(
+        "failure_policy: FAIL_RELOAD",
+        "failure_policy: FAIL_OPEN",
+        "error[fail-open]",
+    );
 }
 
 /// Docker Compose reads it behind the other by itself, and a shell names it before.

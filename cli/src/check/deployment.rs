@@ -9,6 +9,7 @@ mod documents;
 mod envoy;
 mod gateway_api;
 mod image;
+mod interpolation;
 mod kubernetes;
 mod mesh;
 mod module;
@@ -30,6 +31,7 @@ pub use self::{
         NetworkFilter, WRAPPER, environment, managers, plugin_of_filter, protocols, settings, typed,
     },
     gateway_api::{Chain, GatewayApi, Route},
+    interpolation::with_defaults,
     kubernetes::{Resources, unlisted, variables},
     module::Environment,
     pods::{Pod, has_labels},

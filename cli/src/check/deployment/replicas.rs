@@ -5,7 +5,9 @@
 use std::collections::HashSet;
 
 use super::{
-    Deployment, Host, Pod, Service, Use, image, namespace,
+    Deployment, Host, Pod, Service, Use, image,
+    interpolation::with_defaults,
+    namespace,
     pods::containers,
     scope::{gateways, is_for},
 };
@@ -81,8 +83,8 @@ impl<'t> Deployment<'t> {
         let paths: [&[&str]; 2] = [&["deploy", "replicas"], &["scale"]];
         self.services(one).into_iter().any(|service| {
             let numbers = paths.iter().filter_map(|path| service.said(path).pop());
-            let mut numbers = numbers.filter_map(|number| number.number_at(&[]));
-            numbers.any(|count| count > 1)
+            let mut counts = numbers.filter_map(count);
+            counts.any(|count| count > 1)
         })
     }
 
@@ -176,6 +178,12 @@ fn scales(autoscaler: Value<'_>) -> bool {
 
 fn is_several(value: Value<'_>, path: &[&str]) -> bool {
     value.number_at(path).is_some_and(|count| count > 1)
+}
+
+/// How many containers a number of a Compose file asks for.
+fn count(number: Value<'_>) -> Option<u64> {
+    let default = || with_defaults(number.text()?).parse().ok();
+    number.number_at(&[]).or_else(default)
 }
 
 /// Whether a container of a pod is an Envoy by its name, its image or its command, and has one of these ports.

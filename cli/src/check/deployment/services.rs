@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use super::{Deployment, image};
+use super::{Deployment, image, interpolation::with_defaults};
 use crate::yaml::{Merging, Value};
 
 /// How the name of a file goes on that Docker Compose reads behind the others by itself.
@@ -23,9 +23,9 @@ pub struct Service<'t> {
 }
 
 /// A file or a folder that a service is given, and where.
-struct Mount<'t> {
-    source: &'t str,
-    target: &'t str,
+struct Mount {
+    source: String,
+    target: String,
 }
 
 impl<'t> Service<'t> {
@@ -99,7 +99,7 @@ impl<'t> Service<'t> {
     /// Whether it is an Envoy by its image.
     fn is_envoy(&self) -> bool {
         let image = self.said_last("image");
-        image.is_some_and(|(_, image)| image::is_envoy(image))
+        image.is_some_and(|(_, image)| image::is_envoy(&with_defaults(image)))
     }
 
     /// Whether it is given the file of a value, by the file's name: as the source of what it mounts, or in its command, unless
@@ -110,28 +110,39 @@ impl<'t> Service<'t> {
         let is_file = |path: &str| base(path) == file;
         let is_other = |path: &str| {
             let mut at = mounts.iter().filter(|mount| mount.target == path);
-            at.any(|mount| !is_file(mount.source))
+            at.any(|mount| !is_file(&mount.source))
         };
         let commands = ["command", "entrypoint"].into_iter();
         let words = commands
             .filter_map(|key| self.said(&[key]).last().copied())
             .flat_map(|command| command.items().chain([command]))
             .filter_map(Value::text)
-            .flat_map(|text| text.split([' ', '=']));
-        let mut paths = words.filter(|word| is_file(word) && !is_other(word));
-        mounts.iter().any(|mount| is_file(mount.source)) || paths.next().is_some()
+            .map(with_defaults);
+        let mut words = words.filter(|text| {
+            let mut words = text.split([' ', '=']);
+            words.any(|word| is_file(word) && !is_other(word))
+        });
+        mounts.iter().any(|mount| is_file(&mount.source)) || words.next().is_some()
     }
 
     /// What it mounts.
-    fn mounts(&self) -> Vec<Mount<'t>> {
+    fn mounts(&self) -> Vec<Mount> {
         let items = |key| self.said(&[key]).into_iter().flat_map(Value::items);
         let mut found = Vec::new();
         for item in items("volumes") {
-            let mut parts = item.text().unwrap_or_default().split(':');
-            let (source, target) = (parts.next(), parts.next());
-            found.push(Mount {
-                source: item.text_at(&["source"]).or(source).unwrap_or_default(),
-                target: item.text_at(&["target"]).or(target).unwrap_or_default(),
+            let said = |key| text_of(item.text_at(&[key]));
+            found.push(if item.text().is_some() {
+                let text = text_of(item.text());
+                let mut parts = text.split(':').map(str::to_owned);
+                Mount {
+                    source: parts.next().unwrap_or_default(),
+                    target: parts.next().unwrap_or_default(),
+                }
+            } else {
+                Mount {
+                    source: said("source"),
+                    target: said("target"),
+                }
             });
         }
         for item in items("configs") {
@@ -139,8 +150,8 @@ impl<'t> Service<'t> {
             let name = name.unwrap_or_default();
             let file = self.configs.iter().find(|(own, _)| *own == name);
             found.push(Mount {
-                source: file.map_or(name, |(_, file)| file),
-                target: item.text_at(&["target"]).unwrap_or_default(),
+                source: text_of(Some(file.map_or(name, |(_, file)| file))),
+                target: text_of(item.text_at(&["target"])),
             });
         }
         found
@@ -170,6 +181,11 @@ fn add<'t>(said: &mut Vec<Value<'t>>, value: Value<'t>) {
     if value.merging() != Some(Merging::Reset) {
         said.push(value);
     }
+}
+
+/// A text with its variables put in, or an empty one.
+fn text_of(text: Option<&str>) -> String {
+    text.map(with_defaults).unwrap_or_default().into_owned()
 }
 
 /// The last part of a path.

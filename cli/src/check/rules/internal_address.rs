@@ -147,10 +147,14 @@ fn sockets<'t>(listener: Value<'t>) -> impl Iterator<Item = Value<'t>> {
         .chain(more.filter_map(move |one| one.at(&path)))
 }
 
-/// Whether the address is neither loopback nor of a private network. `100.64.0.0/10` counts as private: providers and
-/// overlay networks share it behind their own addresses (RFC 6598).
+/// Whether others than the host and its network may reach the address of a listener.
 fn is_open(socket: Value<'_>) -> bool {
-    let address = socket.text_at(&["address"]).unwrap_or_default();
+    is_open_address(socket.text_at(&["address"]).unwrap_or_default())
+}
+
+/// Whether an address is neither loopback nor of a private network. `100.64.0.0/10` counts as private: providers and
+/// overlay networks share it behind their own addresses (RFC 6598).
+fn is_open_address(address: &str) -> bool {
     match address.parse::<IpAddr>().map(|it| it.to_canonical()) {
         Ok(IpAddr::V4(it)) => {
             let is_shared = matches!(it.octets(), [100, 64..=127, ..]);

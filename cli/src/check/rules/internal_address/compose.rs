@@ -2,11 +2,11 @@
 //!
 //! The non-obvious rule: a service with the network of another has the ports that the other publishes.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, net::IpAddr};
 
-use super::{Reach, Spot};
+use super::{Reach, Spot, is_open_address};
 use crate::{
-    check::deployment::{Deployment, Service},
+    check::deployment::{Deployment, Service, with_defaults},
     yaml::Value,
 };
 
@@ -79,27 +79,27 @@ fn network<'d, 't>(deployment: &'d Deployment<'t>, service: &Service<'t>) -> Net
 
 /// Whether a mapping, in its short or its long form, leads from outside to a port.
 fn publishes(mapping: Value<'_>, port: u64) -> bool {
-    let text = match mapping.text() {
-        Some(text) => text,
-        None => {
-            let address = mapping.text_at(&["host_ip"]).unwrap_or_default();
-            let is_tcp = mapping.text_at(&["protocol"]).is_none_or(|it| it == "tcp");
-            return is_tcp && !is_local(address) && mapping.number_at(&["target"]) == Some(port);
-        }
+    let Some(text) = mapping.text().map(with_defaults) else {
+        let said = |key| mapping.text_at(&[key]).map(with_defaults);
+        let is_tcp = said("protocol").is_none_or(|it| it == "tcp");
+        let target = said("target").and_then(|target| target.parse().ok());
+        let address = said("host_ip").unwrap_or_default();
+        return is_tcp && target == Some(port) && is_reached_at(&address);
     };
-    let (text, protocol) = text.rsplit_once('/').unwrap_or((text, "tcp"));
+    let (text, protocol) = text.rsplit_once('/').unwrap_or((&text, "tcp"));
     let (outside, inside) = text.rsplit_once(':').unwrap_or(("", text));
     let (first, last) = inside.split_once('-').unwrap_or((inside, inside));
     let is_within = match (first.parse::<u64>(), last.parse()) {
         (Ok(first), Ok(last)) => (first..=last).contains(&port),
         _ => false,
     };
-    protocol == "tcp" && is_within && !is_local(outside)
+    let (address, _) = outside.rsplit_once(':').unwrap_or_default();
+    protocol == "tcp" && is_within && is_reached_at(address)
 }
 
-/// Whether an address, or a text that begins with one, is of the host alone.
-fn is_local(address: &str) -> bool {
-    ["127.", "[::1]", "::1", "localhost"]
-        .iter()
-        .any(|local| address.starts_with(local))
+/// Whether others than the host and its network reach an address of the host. Without one, Docker takes every address.
+fn is_reached_at(address: &str) -> bool {
+    let address = address.trim_start_matches('[').trim_end_matches(']');
+    let is_name = address.parse::<IpAddr>().is_err();
+    (is_name && address != "localhost") || is_open_address(address)
 }
