@@ -32,11 +32,9 @@ pub const RULE: Rule = Rule {
 
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     let mut vms: BTreeMap<_, Vec<_>> = BTreeMap::new();
-    for one in deployment.uses.iter().filter(|one| one.is_envoys()) {
-        if let Some((plugin, vm)) = one.plugin.zip(one.vm()) {
-            let id = vm.text_at(&["vm_id"]).unwrap_or_default();
-            let rest = ["code", "configuration"].map(|key| written(vm.get(key)));
-            let plugins = vms.entry((one.envoy, id, rest)).or_default();
+    for one in &deployment.uses {
+        if let Some((plugin, identity)) = one.plugin.zip(identity(one)) {
+            let plugins = vms.entry(identity).or_default();
             plugins.push((one, plugin));
         }
     }
@@ -44,6 +42,17 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         check_functions(plugins, found);
         check_stop_iteration(plugins, found);
     }
+}
+
+/// What tells a VM from others: the number of its Envoy, its `vm_id`, its code and its own configuration.
+pub(super) type Identity<'t> = (usize, &'t str, [Option<String>; 2]);
+
+/// The VM of a use in Envoy's own words.
+pub(super) fn identity<'t>(one: &Use<'t>) -> Option<Identity<'t>> {
+    let vm = one.vm().filter(|_| one.is_envoys())?;
+    let id = vm.text_at(&["vm_id"]).unwrap_or_default();
+    let rest = ["code", "configuration"].map(|key| written(vm.get(key)));
+    Some((one.envoy, id, rest))
 }
 
 /// Tells of each plugin that may call a function which another plugin of its VM may not call.
