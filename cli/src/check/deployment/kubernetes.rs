@@ -11,6 +11,10 @@ use super::{
 };
 use crate::yaml::Value;
 
+/// Kinds of Kubernetes whose names other programs give to resources of their own, in which the same words mean something else: a
+/// NetworkPolicy of Calico has no `podSelector`.
+const COPIED: [&str; 3] = ["Ingress", "NetworkPolicy", "Service"];
+
 /// The resources of all files, and the services of Docker Compose.
 pub struct Resources<'t> {
     all: Vec<Value<'t>>,
@@ -21,7 +25,8 @@ pub struct Resources<'t> {
 impl<'t> Resources<'t> {
     /// Sorts documents.
     pub(super) fn of(roots: &[Value<'t>]) -> Self {
-        let is_resource = |root: &&Value<'t>| root.get("apiVersion").is_some();
+        let is_resource =
+            |root: &&Value<'t>| root.get("apiVersion").is_some() && !is_foreign(**root);
         Self {
             all: roots.iter().filter(is_resource).copied().collect(),
             services: Service::all(roots),
@@ -78,6 +83,15 @@ impl<'t> Resources<'t> {
                 .number_at(&["containerPort"])
         })
     }
+}
+
+/// Whether a resource has the kind of one of Kubernetes, and is of another program by its group.
+fn is_foreign(resource: Value<'_>) -> bool {
+    let is_copied = |kind: &str| COPIED.contains(&kind);
+    let version = resource.text_at(&["apiVersion"]);
+    let group = version.and_then(|version| Some(version.split_once('/')?.0));
+    resource.text_at(&["kind"]).is_some_and(is_copied)
+        && group.is_some_and(|group| group.contains('.') && !group.ends_with("k8s.io"))
 }
 
 /// The resources of a document: its own, or the items of a list.
