@@ -140,6 +140,110 @@ fn a_filter_chain_for_few_callers_is_guarded() {
     }
 }
 
+/// An address of the host counts as an address of Envoy's.
+#[test]
+fn a_port_that_is_published_on_a_private_network_is_internal() {
+    let file = Variant::of("internal-address/good-compose.yaml");
+    let with = |port: &str| file.with("- 127.0.0.1:10001:10001", port);
+    for address in [
+        "192.168.1.5",
+        "10.8.0.1",
+        "100.64.0.1",
+        "[::1]",
+        "[fd00::1]",
+    ] {
+        with(&format!("- \"{address}:10001:10001\"")).is_clean();
+        let bare = address.trim_matches(['[', ']']);
+        let long = format!("- {{ host_ip: \"{bare}\", target: \"10001\", published: 10001 }}");
+        with(&long).is_clean();
+    }
+    for address in ["0.0.0.0", "203.0.113.5", "[::]", "[2001:db8::1]"] {
+        let port = format!("\"{address}:10001:10001\"");
+        with(&format!("- {port}")).finds(&[("internal-address", &port)]);
+    }
+}
+
+/// Nobody gives the environment: the default of a variable counts.
+#[test]
+fn a_variable_of_a_compose_file_is_its_default() {
+    let file = Variant::of("internal-address/good-compose.yaml");
+    let with = |port: &str| file.with("127.0.0.1:10001:10001", port);
+    for port in [
+        "\"${BIND:-127.0.0.1}:10001:10001\"",
+        "\"${BIND-127.0.0.1}:${PORT:-10001}:10001\"",
+        "\"${BIND:-${ADDRESS:-127.0.0.1}}:10001:10001\"",
+        "{ host_ip: \"${BIND:-127.0.0.1}\", target: 10001, published: 10001 }",
+        "\"10001:${PORT:-10003}\"",
+    ] {
+        with(port).is_clean();
+    }
+    for port in [
+        "\"${BIND:-0.0.0.0}:10001:10001\"",
+        "\"${BIND}:10001:10001\"",
+        "\"$BIND:10001:10001\"",
+        "\"${BIND:?127.0.0.1}:10001:10001\"",
+        "\"10001:${PORT:-10001}\"",
+    ] {
+        with(port).finds(&[("internal-address", port)]);
+    }
+    for port in ["host_ip: \"${BIND:-0.0.0.0}\"", "protocol: \"${BY:-tcp}\""] {
+        let port = format!("{{ {port}, target: \"${{PORT:-10001}}\" }}");
+        with(&port).finds(&[("internal-address", &port)]);
+    }
+}
+
+#[test]
+fn a_default_in_a_compose_file_may_multiply_envoys() {
+    let file = Variant::of("long-ttl/bad-compose.yaml");
+    let with = |count: &str| file.with("replicas: 3", &format!("replicas: \"{count}\""));
+    with("${REPLICAS:-1}").is_clean();
+    with("${REPLICAS}").is_clean();
+    with("${REPLICAS:-2}").finds(&[("long-ttl", "ttl")]);
+}
+
+/// Another module, or a VM with a configuration of its own, is another VM.
+#[test]
+fn a_plugin_of_another_vm_may_have_another_environment() {
+    let file = Variant::of("environment/bad.yaml");
+    let code = "code: { local: { filename: matrix-edge-auth.wasm } }\n                          environment_variables: { host_env_keys: [MAS_SECRET, OTHER] }";
+    let with = |new: &str| {
+        let environment = "environment_variables: { host_env_keys: [MAS_SECRET, OTHER] }";
+        file.with(
+            code,
+            &format!("{new}\n                          {environment}"),
+        )
+    };
+    with("code: { local: { filename: matrix-edge-auth.wasm } }")
+        .finds(&[("environment", "environment_variables")]);
+    // It has no cache in common with the others, which is the matter of another rule.
+    with("code: { local: { filename: another.wasm } }").finds(&[("vm-id", "code")]);
+    let istio = Variant::of("environment/bad-istio.yaml");
+    let url = "url: oci://registry.example.org/edge:0.1.0\n---";
+    for (new, is_same) in [
+        ("url: registry.example.org/edge:0.1.0", true),
+        ("url: oci://registry.example.org/another:1", false),
+        ("url: oci://registry.example.org/edge:0.2.0", false),
+    ] {
+        let changed = istio.with(url, &format!("{new}\n---"));
+        if is_same {
+            changed.finds(&[("environment", "vmConfig")]);
+        } else {
+            changed.is_clean();
+        }
+    }
+    let digest = "sha256: 3f2a9c";
+    let other = istio.with(
+        url,
+        &format!("url: oci://mirror.test/edge\n  {digest}\n---"),
+    );
+    other.is_clean();
+    let same = other.with(
+        "  url: oci://registry",
+        &format!("  {digest}\n  url: oci://registry"),
+    );
+    same.finds(&[("environment", "vmConfig")]);
+}
+
 /// Docker Compose adds up what several files say of a service, and those after the first need no image.
 #[test]
 fn a_service_may_stand_in_several_compose_files() {
@@ -427,6 +531,27 @@ fn connections(principal: &str) -> Variant {
 fn an_rbac_filter_of_connections_guards_a_listener() {
     connections("{ direct_remote_ip: { address_prefix: 10.1.2.3, prefix_len: 32 } }").is_clean();
     connections("{ any: true }").finds(&[("internal-address", "address: 0.0.0.0")]);
+}
+
+/// Calico has a NetworkPolicy of its own, without a `podSelector`, and Knative a Service without ports.
+#[test]
+fn a_resource_of_another_program_is_none_of_kubernetes() {
+    let file = Variant::of("internal-address/good-policy.yaml");
+    let group = "apiVersion: networking.k8s.io/v1";
+    file.with(group, "apiVersion: extensions/v1beta1")
+        .is_clean();
+    for other in ["projectcalico.org/v3", "crd.projectcalico.org/v1"] {
+        let calico = file.with(group, &format!("apiVersion: {other}"));
+        calico.finds(&[("internal-address", "address: 0.0.0.0")]);
+        // One that lets everyone in takes nothing back.
+        let open =
+            "kind: NetworkPolicy\nmetadata: { name: log }\nspec: { ingress: [{ action: Allow }] }";
+        Variant(format!("{}---\napiVersion: {other}\n{open}\n", file.0)).is_clean();
+    }
+    let file = Variant::of("internal-address/bad-service.yaml");
+    let service = "apiVersion: v1\nkind: Service";
+    let knative = "apiVersion: serving.knative.dev/v1\nkind: Service";
+    file.with(service, knative).is_clean();
 }
 
 #[test]
@@ -1031,6 +1156,42 @@ fn a_runtime_key_counts_where_the_manager_leaves_the_choice_to_it() {
 }
 
 /// Whichever way a route rewrites its paths. A prefix that is replaced by itself changes none.
+/// Flux, Argo CD and K3s give values to the chart of Istio, which may be a part of another.
+#[test]
+fn what_installs_istio_tells_what_it_makes_of_paths() {
+    let file =
+        Variant::of("path-normalisation/good-istio-operator.yaml").until("apiVersion: install");
+    let mesh = "meshConfig: { pathNormalization: { normalization: NONE } }";
+    for installed in [
+        format!("istiod: {{ {mesh} }}\n"),
+        format!("kind: HelmRelease\nspec: {{ values: {{ {mesh} }} }}\n"),
+        format!("kind: HelmRelease\nspec: {{ values: {{ istiod: {{ {mesh} }} }} }}\n"),
+        format!(
+            "kind: Application\nspec: {{ source: {{ helm: {{ valuesObject: {{ {mesh} }} }} }} }}\n"
+        ),
+        format!(
+            "kind: Application\nspec: {{ sources: [{{}}, {{ helm: {{ valuesObject: {{ {mesh} }} }} }}] }}\n"
+        ),
+        format!(
+            "kind: Application\nspec:\n  source:\n    helm:\n      values: |\n        {mesh}\n"
+        ),
+        format!("kind: HelmChart\nspec:\n  valuesContent: |-\n    {mesh}\n"),
+        format!("kind: HelmChartConfig\nspec:\n  valuesContent: |-\n    istiod: {{ {mesh} }}\n"),
+    ] {
+        let with = Variant(format!("{}apiVersion: v1\n{installed}", file.0));
+        with.is_clean();
+        let merging = with.with("NONE", "MERGE_SLASHES");
+        let (_, report) = merging.report();
+        let told = merging.told(&report, "findings");
+        assert_eq!(told.len(), 1, "{installed}: {told:?}");
+        for (old, new) in [("NONE", "BASE"), ("meshConfig", "mesh")] {
+            with.with(old, new)
+                .finds(&[("path-normalisation", "failStrategy")]);
+        }
+    }
+    file.finds(&[("path-normalisation", "failStrategy")]);
+}
+
 #[test]
 fn a_route_of_the_homeserver_rewrites_no_path() {
     let file = Variant::of("path-normalisation/good.yaml");
