@@ -186,6 +186,8 @@ fn a_variable_of_a_compose_file_is_its_default() {
     ] {
         with(port).finds(&[("internal-address", port)]);
     }
+    let image = "docker.io/envoyproxy/envoy:distroless-v1.40.0";
+    file.with(image, "\"${EDGE:-envoy:v1.40.0}\"").is_clean();
     for port in ["host_ip: \"${BIND:-0.0.0.0}\"", "protocol: \"${BY:-tcp}\""] {
         let port = format!("{{ {port}, target: \"${{PORT:-10001}}\" }}");
         with(&port).finds(&[("internal-address", &port)]);
