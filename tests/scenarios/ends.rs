@@ -384,6 +384,31 @@ fn ends_that_mas_confirms_do_not_stop_one_that_it_does_not_confirm() {
     assert_forgotten(&mut cluster, &gateway, ALICE);
 }
 
+/// The same where one comes when the next repetition is due, and before the tick that brings it.
+#[test]
+fn an_end_that_mas_confirms_between_two_ticks_does_not_stop_one_that_it_does_not_confirm() {
+    let (mut cluster, gateway) = warmed(&[ALICE], json!({}));
+    cluster.process.advance(2 * TICK / 5);
+    end(
+        &mut cluster,
+        &gateway,
+        &logout("/_matrix/client/v3/logout", ALICE),
+        true,
+    );
+    ask_everywhere(&mut cluster, &gateway, ALICE);
+    cluster.skip(3 * TICK / 5);
+    cluster.tick_for(2 * TICK);
+    // 770 milliseconds after the first.
+    cluster.process.advance(TICK / 2 - Duration::from_millis(5));
+    end(&mut cluster, &gateway, &revocation(ALICE), false);
+    cluster.process.advance(Duration::from_millis(5));
+    ask_everywhere(&mut cluster, &gateway, ALICE);
+    cluster.skip(TICK / 2);
+    cluster.tick_for(Duration::from_secs(1));
+    cluster.deliver_all();
+    assert_forgotten(&mut cluster, &gateway, ALICE);
+}
+
 #[test]
 fn an_end_that_mas_confirms_acts_once() {
     let (mut cluster, gateway) = warmed(&[ALICE], json!({}));

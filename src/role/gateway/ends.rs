@@ -276,6 +276,10 @@ impl SessionEnds {
                 };
                 if let Some(recent) = recent {
                     last.removed_answer |= recent.removed_answer;
+                    // One that is due comes with the next tick all the same, and so do its repetitions.
+                    if let Some(due) = recent.deferred.take() {
+                        last.defer(due);
+                    }
                     *recent = last;
                 } else {
                     self.remember(last);
