@@ -320,7 +320,7 @@ impl Table {
             Ok(found)
         });
         removed.unwrap_or_else(|error| {
-            error.log("an answer that has ended may be used for as long as it holds");
+            error.log("an answer that has ended may serve as long as it holds");
             Vec::new()
         })
     }
@@ -331,7 +331,7 @@ impl Table {
             && bucket.is_foreign()
             && let Err(error) = Epochs::raise_for_all_tokens(store)
         {
-            error.log("an answer that has ended may be used for as long as it holds");
+            error.log("an answer that has ended may serve as long as it holds");
         }
     }
 
@@ -390,7 +390,7 @@ fn doubt_in(buckets: &Buckets, store: &impl Store, digest: &TokenDigest) -> bool
         Ok(has_changed)
     });
     doubted.unwrap_or_else(|error| {
-        error.log("an answer that the homeserver has refused may be used for as long as it holds");
+        error.log("an answer that the homeserver has refused may serve as long as it holds");
         false
     })
 }

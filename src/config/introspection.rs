@@ -107,7 +107,7 @@ fn secret(keys: Members<'_>, path: &Path<'_>, env: Environment<'_>) -> Result<Se
             &Path::Key(path, table::ENV.head.name),
             &format!(
                 "an environment variable that holds {secret}: export it where Envoy starts, and list it in \
-                 vm_config.environment_variables.host_env_keys, so that Envoy passes it on"
+                 vm_config.environment_variables.host_env_keys"
             ),
         )
     })?;

@@ -76,8 +76,8 @@ pub(super) static VARIABLE: TextForm = TextForm {
 };
 
 pub(super) static SECRET: TextForm = TextForm {
-    takes: "the secret alone in visible ASCII, without white space around it; the module itself puts the scheme, \
-            Bearer or Basic, before it",
+    takes: "the secret alone in visible ASCII, without white space around it: the module puts Bearer or \
+            Basic before it",
     accept: is_secret,
     #[cfg(not(target_arch = "wasm32"))]
     pattern: || exactly("(?!([Bb][Ee][Aa][Rr][Ee][Rr]|[Bb][Aa][Ss][Ii][Cc]) )[!-~]([ -~]*[!-~])?"),

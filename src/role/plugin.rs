@@ -12,8 +12,7 @@ use crate::{
 };
 
 const VISIBLE_SECRET: &str = "introspection.credential: the secret is given as a value, which Envoy's /config_dump \
-                              shows; let Envoy inject it ({injected: true}), or give it by an environment variable \
-                              ({env: NAME})";
+                              shows: use {injected: true} or {env: NAME}";
 
 /// A plugin configuration, and what is derived from it once.
 #[derive(Debug)]

@@ -170,3 +170,18 @@ fn after_an_outage_a_doubted_answer_does_not_serve_before_mas_is_asked() {
     cluster[1].answer_only_call(INACTIVE);
     assert_eq!(cluster[1].fate(stream), not_active());
 }
+
+/// The listener that sees the logout need not be the one that keeps the answer: their tables may differ in size.
+#[test]
+fn mas_refuses_at_a_logout_what_another_listener_keeps() {
+    let [one, other] = [(1, 1_024), (2, 4_096)]
+        .map(|(root, slots)| gateway(root, json!({"cache": {"slots": slots}})));
+    let mut cluster = warmed(&one);
+    let logout = Request::new("POST", "/_matrix/client/v3/logout").bearer(ALICE);
+    let stream = cluster[0].request(&other, logout);
+    cluster[0].response(stream, 401);
+    cluster.deliver_all();
+    cluster.skip(SECOND);
+    let fates = cluster.send_each(&one, &whoami(ALICE));
+    assert_eq!(fates, [(); WORKERS].map(|()| Fate::Held));
+}

@@ -1057,3 +1057,21 @@ fn a_worker_that_has_stood_still_serves_no_session_that_has_ended_meanwhile() {
         );
     }
 }
+
+/// MAS may have said anything, as where Envoy does not show who has answered.
+#[test]
+fn a_logout_whose_answer_cannot_be_read_may_have_ended_the_session() {
+    let gateway = gateway(1, json!({}));
+    for request in [
+        logout("/_matrix/client/v3/logout", ALICE),
+        revocation(ALICE),
+    ] {
+        let mut cluster = warmed(1);
+        let stream = cluster[0].request(&gateway, request);
+        cluster[0].faults().get_header.set(true);
+        cluster[0].response(stream, 200);
+        cluster[0].hang_up(stream);
+        cluster[0].faults().get_header.set(false);
+        assert_eq!(cluster[0].send(&gateway, whoami(ALICE)), Fate::Held);
+    }
+}

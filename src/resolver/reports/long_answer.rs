@@ -22,7 +22,7 @@ impl LongAnswers {
         self.said_at = Some(now);
         log::warn!(
             "an answer of MAS has {bytes} bytes, and none of more than {MAX_ANSWER_BYTES} is kept: each request with \
-             that token asks MAS. Look for a session with a very long scope"
+             that token asks MAS. Look for a very long scope"
         );
         true
     }

@@ -35,7 +35,7 @@ fn report_route_to_injector<H: Host>(cb: &Callback<'_, H>, plugin: &Plugin) {
         plugin.route_watch.note_report();
         log::warn!(
             "requests of clients are routed to the cluster {}, which injects the credential for introspections: \
-             give them a cluster of their own, without the injector",
+             give them a cluster of their own",
             settings.cluster
         );
     }

@@ -81,7 +81,7 @@ pub fn on_response_headers<H: Host, W>(
         {
             // Anyone can log an invented token out.
             let cache = &exchange.plugin.upstream.cache;
-            if cache.lookup_stale(cb.host, &token, cb.now()).is_some() {
+            if cache.has_active(cb.host, &token, cb.now()) {
                 learned.doubt(cb, resolver, &exchange.plugin, &token, by.into());
             }
         }
@@ -104,7 +104,8 @@ pub fn on_response_headers<H: Host, W>(
 fn is_in_doubt(host: &impl Streams, status: Option<u16>) -> bool {
     match host.response_origin() {
         ResponseOrigin::Lost => true,
-        ResponseOrigin::Upstream => matches!(status, Some(500..600)),
+        // A status that Envoy does not show may be any.
+        ResponseOrigin::Upstream => matches!(status, None | Some(500..600)),
         ResponseOrigin::Unsent => false,
     }
 }

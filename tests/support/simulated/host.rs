@@ -178,6 +178,9 @@ impl Streams for SimulatedHost {
 
     fn response_header(&self, name: &str) -> Result<Option<Vec<u8>>, HostError> {
         self.note(format!("get response {name}"));
+        if name == ":status" && self.vm.faults.get_header.get() {
+            return Err(INTERNAL_FAILURE);
+        }
         let status = self.vm.response_status.get();
         if name == "grpc-status" {
             return self.with_request(|request| Ok(request.is_grpc_reply().then(|| b"2".to_vec())));
