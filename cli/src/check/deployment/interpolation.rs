@@ -5,46 +5,59 @@
 
 use std::borrow::Cow;
 
-/// The text, with the default of each variable (`${NAME:-default}`) in its place.
+/// What an open brace began.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Brace {
+    /// `${NAME:-`: the default is written.
+    Default,
+    /// `${NAME}`, or one with another operator: nothing is written.
+    Nothing,
+    /// A brace of the text itself.
+    Text,
+}
+
+/// The text, with the default of each variable (`${NAME:-default}`) in its place. A default may have variables of its own.
 pub fn with_defaults(text: &str) -> Cow<'_, str> {
     if !text.contains('$') {
         return Cow::Borrowed(text);
     }
     let mut whole = String::new();
+    let mut open = Vec::new();
+    // How many of the open braces write nothing.
+    let mut hidden = 0_usize;
     let mut rest = text;
-    while let Some((before, after)) = rest.split_once('$') {
-        whole.push_str(before);
-        rest = if let Some(after) = after.strip_prefix('$') {
-            whole.push('$');
-            after
-        } else if let Some((inner, after)) = after.strip_prefix('{').and_then(braced) {
-            whole.push_str(&with_defaults(default_of(inner)));
-            after
-        } else {
-            after.trim_start_matches(is_of_name)
+    while let Some(first) = rest.chars().next() {
+        if let Some(after) = rest.strip_prefix("${") {
+            let operator = after.trim_start_matches(is_of_name);
+            let default = operator
+                .strip_prefix(":-")
+                .or_else(|| operator.strip_prefix('-'));
+            let brace = default.map_or(Brace::Nothing, |_| Brace::Default);
+            hidden += usize::from(brace == Brace::Nothing);
+            open.push(brace);
+            rest = default.unwrap_or(operator);
+            continue;
+        }
+        let literal = rest.strip_prefix("$$");
+        if let (None, Some(after)) = (literal, rest.strip_prefix('$')) {
+            rest = after.trim_start_matches(is_of_name);
+            continue;
+        }
+        rest = literal.unwrap_or_else(|| rest.get(first.len_utf8()..).unwrap_or_default());
+        let closed = match first {
+            '{' if !open.is_empty() => {
+                open.push(Brace::Text);
+                None
+            }
+            '}' => open.pop(),
+            _ => None,
         };
+        hidden -= usize::from(closed == Some(Brace::Nothing));
+        if hidden == 0 && matches!(closed, None | Some(Brace::Text)) {
+            whole.push(first);
+        }
     }
-    whole.push_str(rest);
     Cow::Owned(whole)
-}
-
-/// What stands before the brace that ends this, and what stands behind it. A default may have variables of its own.
-fn braced(text: &str) -> Option<(&str, &str)> {
-    let mut depth = 1;
-    let end = text.find(|c| {
-        depth += i32::from(c == '{') - i32::from(c == '}');
-        depth == 0
-    })?;
-    Some((text.get(..end)?, text.get(end + 1..)?))
-}
-
-/// The default in `NAME:-default`.
-fn default_of(inner: &str) -> &str {
-    let operator = inner.trim_start_matches(is_of_name);
-    let default = operator
-        .strip_prefix(":-")
-        .or_else(|| operator.strip_prefix('-'));
-    default.unwrap_or_default()
 }
 
 fn is_of_name(c: char) -> bool {
@@ -63,12 +76,22 @@ mod tests {
             ("${BIND-127.0.0.1}:${PORT:-1}:1", "127.0.0.1:1:1"),
             ("${BIND:-${ADDRESS:-::1}}", "::1"),
             ("${BIND}:1:$PORT/tcp", ":1:/tcp"),
-            ("${BIND:?not set}${BIND:+set}", ""),
+            ("${BIND:?not set}${BIND:+${SET:-set}}", ""),
+            ("{${FORM:-{a}}}", "{{a}}"),
             ("$${BIND:-a}", "${BIND:-a}"),
-            ("${BIND", "{BIND"),
+            ("${BIND", ""),
             ("$", ""),
         ] {
             assert_eq!(with_defaults(text), expected, "{text}");
+        }
+    }
+
+    /// Neither the stack nor the time grows with what a text opens and does not end.
+    #[test]
+    fn a_long_text_is_read_once() {
+        for part in ["${A:-", "${A", "${A:-{", "$A", "${A:-a}"] {
+            let read = with_defaults(&part.repeat(200_000)).len();
+            assert!(read <= 200_000, "{part}: {read}");
         }
     }
 }
