@@ -1,8 +1,8 @@
 //! The provisioning role: between MAS and the homeserver. MAS's requests pass untouched, and what they tell of
 //! users and devices ends answers.
 //!
-//! A caller that knows the shared secret is MAS. It is believed as soon as the request is seen, and once more
-//! when the homeserver has agreed, or will not be heard of since the stream has ended: an answer that MAS gave in between
+//! A caller that knows the shared secret is MAS. It is believed as soon as the request is seen, and once more when an answer
+//! to it comes, whatever it is and whoever gives it, or when its stream ends without any: an answer that MAS gave in between
 //! may be from before.
 //!
 //! The non-obvious rule: a caller with another secret is not taken for an impostor. While a secret is replaced,
@@ -143,17 +143,14 @@ impl Provisioning {
             Watch::GrpcReply(status) => return grpc::restore_status(cb.host, status),
             Watch::Request(request) => request,
         };
-        if cb
-            .host
-            .upstream_status()
-            .is_some_and(|status| (200..300).contains(&status))
-        {
+        if let Some(200..300) = cb.host.upstream_status() {
             if request.secret == PresentedSecret::Different {
                 self.warn_of_difference();
             }
             request.parse();
-            request.apply(cb, resolver, exchange);
         }
+        // Of a request that is not proven nothing is parsed before the homeserver agrees.
+        request.apply(cb, resolver, exchange);
     }
 
     /// Notes that a stream has ended. The homeserver may have done what MAS told it, unheard.

@@ -6,6 +6,7 @@ use log::Level;
 use matrix_edge_auth::{
     cache::voiding::Voidings,
     clock::Instant,
+    host::StreamId,
     mas::{introspection::Answer, provisioning::Voiding, user::UserKey},
     shared_data::{key_space::KeySpace, name::Space},
     worker::Plugin,
@@ -14,7 +15,9 @@ use serde_json::{Value, json};
 
 use crate::{
     ALICE, BOB, INACTIVE, active, alice, not_active,
-    simulated::{Cluster, Fate, Process, Request, gateway, plugin, store, take_log},
+    simulated::{
+        Cluster, Fate, Process, Request, SimulatedWorker, gateway, plugin, store, take_log,
+    },
     whoami,
 };
 
@@ -121,6 +124,41 @@ fn a_request_without_an_answer_ends_what_a_proven_one_tells_of() {
         rig.cluster[0].hang_up(stream);
         rig.cluster.deliver_all();
         assert_eq!(rig.gone(), expected, "{secret}");
+    }
+}
+
+/// The same where Envoy answers MAS in the homeserver's place, or the homeserver with an error: it may have done what it was told.
+#[test]
+fn a_proven_request_counts_once_more_whatever_the_answer_to_it_is() {
+    type Answer = fn(&mut SimulatedWorker, StreamId);
+    let answers: [Answer; 3] = [
+        |worker, stream| worker.lost_response(stream, 504),
+        |worker, stream| worker.local_response(stream, 503),
+        |worker, stream| worker.response(stream, 500),
+    ];
+    for answer in answers {
+        for (secret, expected) in [(SECRET, "AB-"), ("another", "")] {
+            let mut rig = Rig::new(json!({}));
+            let body = json!({"localpart": "alice", "erase": false});
+            let request = told("delete_user", secret, body);
+            let stream = rig.cluster[0].request(&rig.provisioning, request);
+            rig.cluster.deliver_all();
+            rig.cluster.skip(Duration::from_secs(1));
+            if secret == SECRET {
+                // MAS answers from before the end.
+                for (token, name) in [(ALICE, "A"), (CAROL, "B"), (DAVE, "-")] {
+                    rig.cluster[1].request(&rig.gateway, whoami(token));
+                    rig.cluster[1].answer_only_call(&on_device("alice", name));
+                }
+                rig.cluster.deliver_all();
+                assert_eq!(rig.gone(), "");
+            }
+            rig.cluster.skip(Duration::from_secs(1));
+            answer(&mut rig.cluster[0], stream);
+            rig.cluster[0].hang_up(stream);
+            rig.cluster.deliver_all();
+            assert_eq!(rig.gone(), expected, "{secret}");
+        }
     }
 }
 
