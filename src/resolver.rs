@@ -174,8 +174,8 @@ impl<W> Resolver<W> {
         }
     }
 
-    /// Forgets answers in all workers, also those that are on their way. Returns what was known of a token, if an answer about
-    /// it was removed.
+    /// Forgets answers in all workers, also those that are on their way. Returns what was known of a token that has ended,
+    /// or nothing of one that was refused, if there was an answer about it to remove or to doubt.
     ///
     /// Anyone can name an invented token. So the other workers are told, by their epoch, only if an answer was removed. For the
     /// rest the token's noted end is enough: no worker keeps a grant of an answer that is not in the shared cache, and a worker
@@ -189,7 +189,7 @@ impl<W> Resolver<W> {
         cache: &SharedCache,
         what: Invalidation<'_>,
         reason: InvalidationReason,
-    ) -> Option<Removed> {
+    ) -> Option<Option<Removed>> {
         match what {
             Invalidation::Token(token) => {
                 self.workers.note_event(cb, token, Event::End);

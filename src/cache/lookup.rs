@@ -184,14 +184,6 @@ impl SharedCache {
         (!has_ended).then_some(Owner(entry.user))
     }
 
-    /// Returns whether there is an active answer about the token, of whatever age, under any size of the table.
-    pub fn has_active(&self, store: &impl Store, digest: &TokenDigest, now: Instant) -> bool {
-        // Nothing was asked for as early as that, so nothing is taken out.
-        let key = self.question(digest);
-        let settled = self.active.settle(store, &key, Instant::default(), now);
-        settled.is_superseded
-    }
-
     /// The entry, if it is active and nothing has voided it.
     fn if_valid(
         &self,

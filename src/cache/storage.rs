@@ -118,7 +118,7 @@ impl SharedCache {
     }
 
     /// Marks the active answers about a token as doubted, of every MAS and under every size of the table: MAS is asked
-    /// again, and they serve only where it gives no answer. Returns whether one of them was not doubted before.
+    /// again, and they serve only where it gives no answer. Returns whether there is one.
     pub fn doubt(&self, store: &impl Store, digest: &TokenDigest) -> bool {
         self.active.doubt(store, digest)
     }

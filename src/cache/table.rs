@@ -258,13 +258,13 @@ impl Table {
     }
 
     /// Marks all answers about this token as doubted, of every MAS, under every size of the table. They stay, and an answer
-    /// that is put in their place is not doubted. Returns whether one of them was not doubted before.
+    /// that is put in their place is not doubted. Returns whether there is one.
     pub fn doubt(&self, store: &impl Store, digest: &TokenDigest) -> bool {
-        let mut is_new = false;
+        let mut is_found = false;
         self.sizes.for_each(store, |number| {
-            is_new |= doubt_in(&self.configured.resized(number), store, digest);
+            is_found |= doubt_in(&self.configured.resized(number), store, digest);
         });
-        is_new
+        is_found
     }
 
     /// Takes out the answers about this token that are meant, under one size of the table.
@@ -373,12 +373,17 @@ fn answers(record: &[u8], key: &QuestionKey) -> bool {
     EntryHead::of(record, &key.digest).is_some_and(|head| head.answers(key))
 }
 
-/// Marks the records about the token in one bucket as doubted. Returns whether there was one that was not.
+/// Marks the records about the token in one bucket as doubted. Returns whether there is one.
 fn doubt_in(buckets: &Buckets, store: &impl Store, digest: &TokenDigest) -> bool {
+    let is_found = Cell::new(false);
     let doubted = until_written(|| {
         let mut bucket = buckets.try_read(store, &digest.0)?;
-        let is_meant =
-            |record: &[u8]| EntryHead::of(record, digest).is_some_and(|head| !head.is_doubted);
+        let is_meant = |record: &[u8]| {
+            EntryHead::of(record, digest).is_some_and(|head| {
+                is_found.set(true);
+                !head.is_doubted
+            })
+        };
         let mut has_changed = false;
         while let Some(record) = bucket.find_mut(is_meant) {
             set_doubted(record);
@@ -387,7 +392,7 @@ fn doubt_in(buckets: &Buckets, store: &impl Store, digest: &TokenDigest) -> bool
         if has_changed {
             bucket.save(store)?;
         }
-        Ok(has_changed)
+        Ok(is_found.get())
     });
     doubted.unwrap_or_else(|error| {
         error.log("an answer that the homeserver has refused may serve as long as it holds");

@@ -185,3 +185,61 @@ fn mas_refuses_at_a_logout_what_another_listener_keeps() {
     let fates = cluster.send_each(&one, &whoami(ALICE));
     assert_eq!(fates, [(); WORKERS].map(|()| Fate::Held));
 }
+
+/// Nor need it ask MAS in the same way: the secret may be the module's at one and Envoy's at the other.
+#[test]
+fn mas_refuses_at_a_logout_what_a_listener_keeps_that_asks_otherwise() {
+    for introspection in [
+        json!({"credential": {"injected": true}}),
+        json!({"cluster": "mas-2"}),
+    ] {
+        let one = gateway(1, json!({}));
+        let other = gateway(2, json!({"introspection": introspection}));
+        let mut cluster = warmed(&one);
+        let logout = Request::new("POST", "/_matrix/client/v3/logout").bearer(ALICE);
+        let stream = cluster[0].request(&other, logout);
+        cluster[0].response(stream, 401);
+        cluster.deliver_all();
+        cluster.skip(SECOND);
+        let fates = cluster.send_each(&one, &whoami(ALICE));
+        assert_eq!(fates, [(); WORKERS].map(|()| Fate::Held), "{introspection}");
+    }
+}
+
+/// No cache knows the token yet, and the answer on its way may be from before.
+#[test]
+fn an_answer_on_its_way_as_mas_refuses_at_a_logout_does_not_stay() {
+    let gateway = gateway(1, json!({}));
+    let mut cluster = Cluster::new(WORKERS);
+    cluster.seat_all(&gateway);
+    let waiting = cluster[1].request(&gateway, whoami(ALICE));
+    let logout = Request::new("POST", "/_matrix/client/v3/logout").bearer(ALICE);
+    let stream = cluster[0].request(&gateway, logout);
+    cluster[0].response(stream, 401);
+    cluster.deliver_all();
+    cluster.process.advance(SECOND / 10);
+    cluster[1].answer_only_call(&active("alice"));
+    assert_eq!(cluster[1].fate(waiting), Fate::Held);
+    cluster[1].answer_only_call(INACTIVE);
+    assert_eq!(cluster[1].fate(waiting), not_active());
+}
+
+/// A client can log out again and again with an OAuth token, which MAS lets live. It does so while MAS is asked each time.
+#[test]
+fn logouts_that_mas_refuses_cost_few_questions() {
+    let gateway = gateway(1, json!({}));
+    let mut cluster = Cluster::new(WORKERS);
+    cluster.seat_all(&gateway);
+    for _ in 0..50 {
+        cluster[1].request(&gateway, whoami(ALICE));
+        let logout = Request::new("POST", "/_matrix/client/v3/logout").bearer(ALICE);
+        let stream = cluster[0].request(&gateway, logout);
+        cluster[0].response(stream, 401);
+        cluster.deliver_all();
+        cluster.process.advance(SECOND / 25);
+        cluster.answer_all(&active("alice"));
+        cluster.deliver_all();
+    }
+    let questions = cluster.metric("matrix_edge_auth_introspections_total");
+    assert!(questions <= 4, "{questions}");
+}

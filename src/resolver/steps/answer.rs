@@ -252,7 +252,7 @@ impl<W> Resolver<W> {
     }
 
     /// Takes the answers about a token that has ended out of the shared cache, or doubts those about one that was refused. The
-    /// event must have been noted.
+    /// event must have been noted. Returns what was removed, if there was an answer to remove or to doubt.
     pub(in crate::resolver) fn void<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
@@ -260,16 +260,12 @@ impl<W> Resolver<W> {
         token: &TokenDigest,
         event: Event,
         reason: InvalidationReason,
-    ) -> Option<Removed> {
-        let (removed, is_void) = match event {
-            Event::End => {
-                let removed = cache.remove_active(cb.host, token);
-                let is_void = removed.is_some();
-                (removed, is_void)
-            }
-            Event::Refusal => (None, cache.doubt(cb.host, token)),
+    ) -> Option<Option<Removed>> {
+        let removed = match event {
+            Event::End => cache.remove_active(cb.host, token).map(Some),
+            Event::Refusal => cache.doubt(cb.host, token).then_some(None),
         };
-        if is_void {
+        if removed.is_some() {
             self.workers.announce(cb, Subject::Token(token), reason);
         }
         removed

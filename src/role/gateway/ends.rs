@@ -264,7 +264,7 @@ impl SessionEnds {
                     EndSubject::User(user) => Invalidation::User(user, &everything),
                 };
                 let (cache, reason) = (&end.plugin.upstream.cache, end.by.into());
-                let removed = resolver.invalidate(cb, cache, what, reason);
+                let removed = resolver.invalidate(cb, cache, what, reason).flatten();
                 let deferred_until = now + MIN_INTERVAL;
                 let mut last = Recent {
                     subject,

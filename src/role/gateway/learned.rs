@@ -39,9 +39,15 @@ impl Learned {
         reason: InvalidationReason,
     ) {
         let upstream = &plugin.upstream;
-        if self.refused.admit(upstream.question(token), cb.now()) {
-            let what = Invalidation::Refusal(token);
-            resolver.invalidate(cb, &upstream.cache, what, reason);
+        let question = upstream.question(token);
+        if !self.refused.admits(&question, cb.now()) {
+            return;
+        }
+        let what = Invalidation::Refusal(token);
+        let doubted = resolver.invalidate(cb, &upstream.cache, what, reason);
+        // Anyone can log an invented token out. That doubts nothing, and is forgotten.
+        if doubted.is_some() || reason == InvalidationReason::Homeserver {
+            self.refused.note(question, cb.now());
         }
     }
 
@@ -78,14 +84,15 @@ impl RefusedTokens {
         self.0.retain(|_, until| now < *until);
     }
 
-    /// Notes a refusal. Returns whether it is the first of the token for a while.
-    fn admit(&mut self, question: QuestionKey, now: Instant) -> bool {
-        let is_cooling_down = self.0.get(&question).is_some_and(|until| now < *until);
-        if is_cooling_down || self.0.len() >= MAX_REFUSED_TOKENS {
-            return false;
-        }
+    /// Returns whether a refusal is the first of the token for a while, and there is room for it.
+    fn admits(&self, question: &QuestionKey, now: Instant) -> bool {
+        let is_cooling_down = self.0.get(question).is_some_and(|until| now < *until);
+        !is_cooling_down && self.0.len() < MAX_REFUSED_TOKENS
+    }
+
+    /// Notes a refusal.
+    fn note(&mut self, question: QuestionKey, now: Instant) {
         self.0.insert(question, now + REFUSAL_COOLDOWN);
-        true
     }
 }
 
@@ -103,12 +110,21 @@ mod tests {
         }
     }
 
+    /// Notes a refusal that is admitted.
+    fn admit(refused: &mut RefusedTokens, number: usize, now: Instant) -> bool {
+        let is_admitted = refused.admits(&question(number), now);
+        if is_admitted {
+            refused.note(question(number), now);
+        }
+        is_admitted
+    }
+
     #[test]
     fn a_token_is_refused_anew_after_ten_seconds_and_not_before() {
         let mut refused = RefusedTokens::default();
         let moments = [0, 9_999, 10_000, 10_001, 20_000];
         let admitted =
-            moments.map(|millis| refused.admit(question(1), NOW + Duration::from_millis(millis)));
+            moments.map(|millis| admit(&mut refused, 1, NOW + Duration::from_millis(millis)));
         assert_eq!(admitted, [true, false, true, false, true]);
     }
 
@@ -120,7 +136,7 @@ mod tests {
         let fill = |learned: &mut Learned, now| {
             let numbers = 0..MAX_REFUSED_TOKENS + 10;
             numbers
-                .filter(|number| learned.refused.admit(question(*number), now))
+                .filter(|number| admit(&mut learned.refused, *number, now))
                 .count()
         };
         assert_eq!(fill(&mut learned, host.now()), MAX_REFUSED_TOKENS);

@@ -65,25 +65,25 @@ pub fn on_response_headers<H: Host, W>(
     }
     let status = cb.host.response_status();
     let is_upstream = || cb.host.response_origin() == ResponseOrigin::Upstream;
+    let refused = match &watch {
+        Watch::Active(token) => Some((token, InvalidationReason::Homeserver)),
+        // MAS does not know the token: its session has ended elsewhere, or by the same request, which Envoy has sent twice. But
+        // MAS says so of an OAuth token as well, whose session lives on. So it is a refusal and no end.
+        Watch::SessionEnd(Ending { token, by, .. }) if by.is_refused_for_token() => {
+            Some((token, (*by).into()))
+        }
+        _ => None,
+    };
+    if let Some((token, reason)) = refused
+        && status == Some(401)
+        && is_upstream()
+    {
+        return learned.doubt(cb, resolver, &exchange.plugin, token, reason);
+    }
     match watch {
         Watch::Undecided | Watch::WouldReject(_) => {
             let answered = status.filter(|_| is_upstream());
             shadow::settle(cb.host, exchange, watch, HomeserverAnswer::of(answered));
-        }
-        Watch::Active(token) if status == Some(401) && is_upstream() => {
-            let reason = InvalidationReason::Homeserver;
-            learned.doubt(cb, resolver, &exchange.plugin, &token, reason);
-        }
-        // MAS does not know the token: its session has ended elsewhere, or by the same request, which Envoy has sent twice. But
-        // MAS says so of an OAuth token as well, whose session lives on. So it is a refusal and no end.
-        Watch::SessionEnd(Ending { token, by, .. })
-            if by.is_refused_for_token() && status == Some(401) && is_upstream() =>
-        {
-            // Anyone can log an invented token out.
-            let cache = &exchange.plugin.upstream.cache;
-            if cache.has_active(cb.host, &token, cb.now()) {
-                learned.doubt(cb, resolver, &exchange.plugin, &token, by.into());
-            }
         }
         Watch::SessionEnd(ending) => {
             let reply = match status {
