@@ -437,14 +437,20 @@ fn an_end_that_is_alone_acts_at_once_whatever_else_ends() {
     assert_forgotten(&mut cluster, &gateway, ALICE);
 }
 
-/// Also if it was the user's token alone that ended at first; in shadow mode, where nobody waits to learn the user; and if
-/// another worker ends the token before the tick.
+/// Also if it was the user's token alone that ended at first; in shadow mode, where nobody waits to learn the user; if another
+/// worker ends the token before the tick; and if the listener's table has another size than that which has the answers.
 #[test]
 fn an_end_of_all_sessions_that_waits_ends_all_of_them() {
-    for (mode, is_ended_elsewhere) in [("enforce", false), ("shadow", false), ("shadow", true)] {
+    for (mode, is_ended_elsewhere, slots) in [
+        ("enforce", false, 65_536),
+        ("shadow", false, 65_536),
+        ("shadow", true, 65_536),
+        ("shadow", true, 1_024),
+    ] {
         let (mut cluster, enforcing) = warmed(&[ALICE, BOB], json!({}));
         end(&mut cluster, &enforcing, &revocation(ALICE), false);
-        let stream = cluster[0].request(&gateway(2, json!({"mode": mode})), logout_all(ALICE));
+        let other = gateway(2, json!({"mode": mode, "cache": {"slots": slots}}));
+        let stream = cluster[0].request(&other, logout_all(ALICE));
         cluster.answer_all(&active("alice"));
         ask_everywhere(&mut cluster, &enforcing, ALICE);
         cluster[0].response(stream, 200);

@@ -37,7 +37,7 @@ const MIN_INTERVAL: Duration = Duration::from_millis(750);
 /// after three seconds or more.
 const REPEAT_FOR: Duration = Duration::from_millis(3_750);
 
-/// Ends that are remembered. One takes some 80 bytes, and all of them are looked through for each end. Twice as many are left to
+/// Ends that are remembered. One takes some 100 bytes, and all of them are looked through for each end. Twice as many are left to
 /// other VMs, of all workers together.
 const MAX_ENDS: usize = 1_024;
 
@@ -104,6 +104,9 @@ struct Recent {
     deferred_until: Instant,
     /// One of its ends removed an answer. An end costs a question only then, or if MAS was just being asked.
     removed_answer: bool,
+    /// Whose token it is, if an answer that was removed has told. No other answer may be there any longer as a further end comes,
+    /// or none that this listener finds: its table may have another size.
+    owner: Option<UserKey>,
     /// One that waits for a tick.
     deferred: Option<End>,
 }
@@ -253,7 +256,10 @@ impl SessionEnds {
         match recents.find(|recent| recent.subject == subject) {
             Some(recent) if now < recent.deferred_until => {
                 // Whose token it is may not be known any longer at the tick.
-                let owner = owner_of(&subject, &end.plugin.upstream.cache, cb.host, now);
+                let cache = &end.plugin.upstream.cache;
+                let owner = recent
+                    .owner
+                    .or_else(|| owner_of(&subject, cb.host, cache, now));
                 recent.defer(end);
                 owner
             }
@@ -266,9 +272,11 @@ impl SessionEnds {
                 let (cache, reason) = (&end.plugin.upstream.cache, end.by.into());
                 let removed = resolver.invalidate(cb, cache, what, reason).flatten();
                 let deferred_until = now + MIN_INTERVAL;
+                let owner = removed.and_then(|removed| removed.user);
                 let mut last = Recent {
                     subject,
                     deferred_until,
+                    owner,
                     removed_answer: end.removed_answer
                         || removed.is_some()
                         || matches!(subject, EndSubject::User(_)),
@@ -276,6 +284,7 @@ impl SessionEnds {
                 };
                 if let Some(recent) = recent {
                     last.removed_answer |= recent.removed_answer;
+                    last.owner = owner.or(recent.owner);
                     // One that is due comes with the next tick all the same, and so do its repetitions.
                     if let Some(due) = recent.deferred.take() {
                         last.defer(due);
@@ -284,7 +293,7 @@ impl SessionEnds {
                 } else {
                     self.remember(last);
                 }
-                removed.and_then(|removed| removed.user)
+                owner
             }
         }
     }
@@ -343,8 +352,8 @@ impl End {
 /// Returns whose token it is, as far as the shared cache still knows.
 fn owner_of(
     subject: &EndSubject,
-    cache: &SharedCache,
     store: &impl Store,
+    cache: &SharedCache,
     now: Instant,
 ) -> Option<UserKey> {
     match subject {
@@ -397,6 +406,7 @@ mod tests {
                 subject: EndSubject::Token(TokenDigest::of(b"token")),
                 deferred_until,
                 removed_answer,
+                owner: None,
                 deferred: due_at.map(|due_at| end_at(&plugin, due_at)),
             };
             assert_eq!(recent.gives_way(), gives_way, "{recent:?}");
@@ -414,6 +424,7 @@ mod tests {
             subject: token,
             deferred_until: host.now(),
             removed_answer: true,
+            owner: None,
             deferred: None,
         });
         for subject in [token, user] {
