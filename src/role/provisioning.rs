@@ -160,8 +160,11 @@ impl Provisioning {
         resolver: &mut Resolver<W>,
         exchange: &Exchange,
     ) {
-        if let Watch::Request(request) = exchange.take_watch() {
-            // Of a request that is not proven nothing is parsed.
+        if let Watch::Request(mut request) = exchange.take_watch() {
+            // The homeserver may have all of a body whose end Envoy has not seen.
+            if request.secret == PresentedSecret::Matching {
+                request.parse();
+            }
             request.apply(cb, resolver, exchange);
         }
     }

@@ -162,6 +162,28 @@ fn a_proven_request_counts_once_more_whatever_the_answer_to_it_is() {
     }
 }
 
+/// All of the body has come, and Envoy has not been told that it has ended: over HTTP/1.1 the homeserver has it.
+#[test]
+fn a_proven_request_whose_end_is_not_seen_counts_as_its_stream_ends() {
+    let body = json!({"localpart": "alice", "erase": false}).to_string();
+    for (secret, length, expected) in [
+        (SECRET, body.len(), "AB-"),
+        (SECRET, body.len() - 1, ""),
+        ("another", body.len(), ""),
+    ] {
+        let mut rig = Rig::new(json!({}));
+        let request = Request::new("POST", "/_synapse/mas/delete_user")
+            .bearer(secret)
+            .body(&body);
+        let stream = rig.cluster[0].request_headers(&rig.provisioning, request, false);
+        rig.cluster[0].request_body(stream, &body.as_bytes()[..length], false);
+        rig.cluster.skip(Duration::from_secs(1));
+        rig.cluster[0].hang_up(stream);
+        rig.cluster.deliver_all();
+        assert_eq!(rig.gone(), expected, "{secret} {length}");
+    }
+}
+
 #[test]
 fn each_request_ends_the_answers_it_tells_of_and_no_others() {
     for (endpoint, body, expected) in [
