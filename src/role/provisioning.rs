@@ -1,9 +1,9 @@
 //! The provisioning role: between MAS and the homeserver. MAS's requests pass untouched, and what they tell of
 //! users and devices ends answers.
 //!
-//! A caller that knows the shared secret is MAS. It is believed as soon as the request is seen, and once more when an answer
-//! to it comes, whatever it is and whoever gives it, or when its stream ends without any: an answer that MAS gave in between
-//! may be from before.
+//! A caller that knows the shared secret is MAS. Its request ends answers as soon as it is seen. It does so once more when the
+//! request is answered, also by an error or by Envoy, or when its stream ends without a response: what MAS said of a token in
+//! between may be from before.
 //!
 //! The non-obvious rule: a caller with another secret is not taken for an impostor. While a secret is replaced,
 //! the other one may be MAS's new one. So for each request that is not proven here, the homeserver's agreement is
