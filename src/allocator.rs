@@ -1,19 +1,21 @@
 //! The module's allocator: it keeps freed blocks of small sizes for the next ones of their size.
 //!
-//! Every request takes and gives back blocks of the same few sizes. The C library's allocator (dlmalloc) takes some 150
-//! instructions to find one and as many to take it back, since it may split and join blocks; here it is ten to twenty.
-//! What is larger, or more than is kept of a size, goes to the C library.
+//! Every request takes and gives back blocks of the same few sizes. An allocator that splits and joins blocks takes some 150
+//! instructions to find one and as many to take it back; here it is ten to twenty. What is larger, or more than is kept of a size,
+//! goes to such an allocator, the heap. It joins what is given back, so that blocks of other sizes can be made of it.
 //!
 //! The non-obvious rule: a block is one of its class for life, so one that is freed fits the next of its class. The class
 //! follows from the size alone, which Rust names at both ends.
 
 #![expect(unsafe_code, reason = "an allocator hands out raw memory")]
 
-use std::{
-    alloc::{GlobalAlloc, Layout, System},
+use core::{
+    alloc::{GlobalAlloc, Layout},
     cell::Cell,
     ptr,
 };
+
+use dlmalloc::GlobalDlmalloc;
 
 /// The steps of the sizes of small blocks, and the largest. Some live long, so little of them may stay unused.
 const SMALL_STEP: usize = 16;
@@ -26,11 +28,14 @@ const MAX_LARGE: usize = 4096;
 const SMALL_CLASSES: usize = MAX_SMALL / SMALL_STEP;
 const CLASSES: usize = SMALL_CLASSES + MAX_LARGE / LARGE_STEP - 1;
 
-/// How every block is aligned. What needs more goes to the C library.
+/// How every block is aligned. What needs more goes to the heap.
 const ALIGN: usize = 8;
 
 /// Blocks of one class that are kept, at the most: less than 1 MiB of all classes.
 const MAX_KEPT: usize = 32;
+
+/// Where blocks come from.
+static HEAP: GlobalDlmalloc = GlobalDlmalloc;
 
 #[global_allocator]
 static ALLOCATOR: Recycler = Recycler([const { Class::new() }; CLASSES]);
@@ -108,7 +113,7 @@ impl Recycler {
         Some((at, self.0.get(at)?))
     }
 
-    /// Takes a block from the C library. Out of the way of those that are kept: a call of it needs room on the stack.
+    /// Takes a block from the heap. Out of the way of those that are kept: a call of it needs room on the stack.
     ///
     /// # Safety
     ///
@@ -117,10 +122,10 @@ impl Recycler {
     #[inline(never)]
     unsafe fn make(&self, layout: Layout) -> *mut u8 {
         // SAFETY: no class is of size 0, and of what has none the caller promises it.
-        unsafe { System.alloc(self.made(layout)) }
+        unsafe { HEAP.alloc(self.made(layout)) }
     }
 
-    /// Gives a block back to the C library.
+    /// Gives a block back to the heap.
     ///
     /// # Safety
     ///
@@ -129,7 +134,7 @@ impl Recycler {
     #[inline(never)]
     unsafe fn give_back(&self, block: *mut u8, layout: Layout) {
         // SAFETY: `make` made the block so.
-        unsafe { System.dealloc(block, self.made(layout)) }
+        unsafe { HEAP.dealloc(block, self.made(layout)) }
     }
 
     /// Returns how a block is made that is asked for like this.

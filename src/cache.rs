@@ -12,6 +12,8 @@
 //! `lookup.rs` reads the cache and `storage.rs` writes it. `freshness.rs` says until when an answer holds, and this file what
 //! voids it.
 
+use alloc::boxed::Box;
+
 mod cached;
 pub mod entry;
 pub mod epoch;

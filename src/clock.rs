@@ -4,7 +4,8 @@
 //! token. The clock has one base for the whole Envoy process, and shared data dies with the process, so
 //! no stored moment outlives its clock. The core never reads a clock: the moment is an argument.
 
-use std::{ops::Add, time::Duration};
+use alloc::{format, string::String};
+use core::{ops::Add, time::Duration};
 
 /// A moment, in milliseconds since the clock's arbitrary base.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

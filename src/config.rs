@@ -3,6 +3,9 @@
 //! A configuration is taken whole or refused with one line that names the key and what it takes, so that
 //! Envoy keeps serving the old one. The line never repeats a value, which could be a secret.
 
+use alloc::{rc::Rc, string::String, string::ToString};
+use core::{fmt, time::Duration};
+
 mod appservice_tokens;
 mod check;
 mod grant_terms;
@@ -25,8 +28,6 @@ mod reference;
 mod schema;
 mod table;
 mod text;
-
-use std::{fmt, rc::Rc, time::Duration};
 
 use sha2::{Digest as _, Sha256};
 
@@ -51,7 +52,7 @@ impl fmt::Display for ConfigError {
     }
 }
 
-impl std::error::Error for ConfigError {}
+impl core::error::Error for ConfigError {}
 
 /// A checked plugin configuration.
 #[derive(Debug)]

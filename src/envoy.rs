@@ -7,8 +7,12 @@
 mod abi;
 mod callbacks;
 mod clock;
+mod environment;
 mod host;
 mod log;
+mod only_thread;
+mod panic;
+mod random;
 mod root;
 mod stream;
 #[cfg(feature = "trap")]

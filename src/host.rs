@@ -7,6 +7,9 @@
 //! The non-obvious rule: calls about a request act on the *selected* stream. It is the one whose callback
 //! runs, or the last one given to [`Streams::select`].
 
+use alloc::vec::Vec;
+use core::{cell::OnceCell, fmt, time::Duration};
+
 #[cfg(test)]
 pub(crate) mod fake;
 pub(crate) mod fields;
@@ -16,8 +19,6 @@ pub(crate) mod memory;
 mod origin;
 mod status;
 mod store;
-
-use std::{cell::OnceCell, fmt, time::Duration};
 
 pub use self::{
     fields::{Fields, Lengths, extended},
@@ -65,7 +66,7 @@ impl fmt::Display for HostError {
     }
 }
 
-impl std::error::Error for HostError {}
+impl core::error::Error for HostError {}
 
 /// Why a call was not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@
 //! it finds (`deserialize_any`), and an error on the way is `Malformed`. serde_json is told of none, since an error of its own
 //! would have a text: for serde_json a visitor always succeeds, with a value or with the error.
 
-use std::fmt;
+use core::fmt;
 
 use serde::{
     Deserialize, Deserializer,
@@ -16,7 +16,7 @@ use serde::{
 /// Reads a value that is a JSON object, and nothing behind it. A reader derived with serde takes an array for the object
 /// as well, and does not look at the encoding of what it skips.
 pub fn read_object<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Option<T> {
-    let text = std::str::from_utf8(body).ok()?;
+    let text = core::str::from_utf8(body).ok()?;
     if !text.trim_ascii_start().starts_with('{') {
         return None;
     }
@@ -43,7 +43,7 @@ impl fmt::Display for Malformed {
     }
 }
 
-impl std::error::Error for Malformed {}
+impl core::error::Error for Malformed {}
 
 impl de::Error for Malformed {
     fn custom<T: fmt::Display>(_: T) -> Self {

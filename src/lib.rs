@@ -26,11 +26,13 @@
 //! | `allocator` | the module's memory, block by block |
 //! | [`token`] | tokens of MAS, and the digests by which this process knows them |
 //! | [`text`], [`json`], [`media_type`] | readers of bytes, escapes, forms, JSON and content types, for every room |
-//! | [`clock`], [`random`], [`hashes`], [`maps`] | moments, random numbers, hashes and maps, for every room |
+//! | [`clock`], [`hashes`], [`maps`] | moments, hashes and maps, for every room |
 //! | [`metrics`] | every metric and its labels |
 //!
 //! `scripts/lib/layers.py` says which room may use which.
 
+// What the standard library adds to `core` and `alloc`, the texts of panics above all, was a twelfth of the module.
+#![cfg_attr(all(target_os = "wasi", not(test)), no_std)]
 #![cfg_attr(not(target_os = "wasi"), forbid(unsafe_code))]
 // A panic kills the worker's VM and leaves the requests it held without an answer.
 #![deny(
@@ -41,6 +43,16 @@
     clippy::unwrap_used
 )]
 #![cfg_attr(not(test), deny(clippy::string_slice))]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::alloc_instead_of_core,
+        clippy::std_instead_of_alloc,
+        clippy::std_instead_of_core
+    )
+)]
+
+extern crate alloc;
 
 #[cfg(target_os = "wasi")]
 mod allocator;
@@ -57,7 +69,6 @@ pub mod mas;
 pub mod matrix;
 pub mod media_type;
 pub mod metrics;
-pub mod random;
 pub mod resolver;
 pub mod role;
 pub mod shared_data;

@@ -6,6 +6,8 @@
 //! The non-obvious rule: a reason or an outcome has one name wherever it is told: in the metric, in the access log,
 //! in docs/operations.md, which must list every one of them and explain it.
 
+use alloc::{borrow::ToOwned, string::String, vec, vec::Vec};
+
 mod labels;
 
 pub use self::labels::{

@@ -4,7 +4,8 @@
 //! else a token is known by its hash under a secret of the process, and the `Debug` output of neither shows anything. So no
 //! client can look for two tokens with one name, and who reads the name learns nothing of the token.
 
-use std::{borrow::Cow, cmp::Ordering, fmt};
+use alloc::borrow::Cow;
+use core::{cmp::Ordering, fmt};
 
 use crate::{
     hashes::sip_hash::{self, SipHasher},

@@ -3,9 +3,9 @@
 //!
 //! A worker lives as long as its VM and serves every plugin configuration loaded into it, whatever its role.
 
-mod timers;
+use alloc::rc::Rc;
 
-use std::rc::Rc;
+mod timers;
 
 use self::timers::{HURRIED_TICK, Timers};
 use crate::{

@@ -7,7 +7,7 @@ from bill_of_materials import bill
 
 # Whoever adds a crate to the module adds it here, and says in docs/internals/design.md why it is worth its bytes.
 SHIPPED = """
-    base64ct block-buffer cfg-if crypto-common digest hybrid-array itoa log memchr serde serde_core serde_json sha2
+    base64ct block-buffer cfg-if crypto-common digest dlmalloc hybrid-array itoa log memchr serde serde_core serde_json sha2
     typenum zmij
 """.split()
 

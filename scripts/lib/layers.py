@@ -22,7 +22,7 @@ from pathlib import Path
 from rust_uses import Crate
 
 # What everything may use, and what uses nothing.
-LEAVES = ["clock", "hashes", "json", "maps", "media_type", "metrics", "random", "text"]
+LEAVES = ["clock", "hashes", "json", "maps", "media_type", "metrics", "text"]
 
 # Top down: each room may use the leaves and the rooms behind its name, all of which stand below it.
 LAYERS = {

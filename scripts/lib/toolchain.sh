@@ -50,7 +50,7 @@ distribution_cargo() {
 
 # What LLVM inlines by itself, as a cost in its own units: little, so that the module stays small although it is optimized
 # for speed. What every request passes says by #[inline] that it is worth more.
-module_inline_cost=30
+module_inline_cost=60
 
 # Vectors of 128 bits, which WebAssembly 2.0 has: V8 takes them on every processor that Envoy is built for. Most copies become
 # a few of them, so the module is smaller, and texts are looked through sixteen bytes at a time.

@@ -1,6 +1,6 @@
 //! What the shared cache knows of a token, and for whom.
 
-use std::rc::Rc;
+use alloc::{boxed::Box, rc::Rc};
 
 use super::expiry::Expiry;
 use crate::{

@@ -18,6 +18,8 @@
 //!     89     ..  MAS's answer, see `Answer::encode`
 //! ```
 
+use alloc::vec::Vec;
+
 use super::{expiry::Expiry, question::QuestionKey};
 use crate::{
     clock::Instant,
@@ -234,7 +236,7 @@ struct Writer<'a>(&'a mut [u8]);
 impl Writer<'_> {
     #[inline(always)]
     fn put<const N: usize>(&mut self, field: [u8; N]) {
-        if let Some((place, rest)) = std::mem::take(&mut self.0).split_first_chunk_mut() {
+        if let Some((place, rest)) = core::mem::take(&mut self.0).split_first_chunk_mut() {
             *place = field;
             self.0 = rest;
         }

@@ -8,6 +8,8 @@
 //! A user's counter is raised to the present time at the least. So if an answer was asked for later than the counter says, no
 //! record of the user can void it, and the record, which lies in shared data, is not read.
 
+use alloc::{vec, vec::Vec};
+
 use crate::{
     clock::Instant,
     host::{NotWritten, Store, Unreadable, update},

@@ -4,7 +4,7 @@
 //! and the latest from the answer. Before the earliest the token is active, from the latest on it is inactive, and
 //! in between MAS is asked.
 
-use std::time::Duration;
+use core::time::Duration;
 
 use crate::{clock::Instant, mas::introspection::Lifetime};
 

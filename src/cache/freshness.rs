@@ -3,7 +3,7 @@
 //! The non-obvious rule: each reader goes by its own keys, also if another configuration has written the answer. Time counts from
 //! before the question.
 
-use std::time::Duration;
+use core::time::Duration;
 
 use super::entry::Entry;
 use crate::{clock::Instant, config, mas::introspection::Answer, shared_data::last_read};

@@ -8,7 +8,8 @@
 //! condition that nothing has changed. A worker that takes a noted entry out renews the mark first and
 //! writes second, on the same condition. So one of the two writes fails, or the worker's number of the mark is an old one.
 
-use std::cell::RefCell;
+use alloc::vec::Vec;
+use core::cell::RefCell;
 
 use crate::{
     clock::Instant,

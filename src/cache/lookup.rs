@@ -1,5 +1,7 @@
 //! How the shared cache is read: a fresh answer, one for those who waited for it, or a stale one.
 
+use alloc::boxed::Box;
+
 use super::{
     ActiveEntry, Audience, Awaited, Cached, Owner, SharedCache, entry::Entry, epoch::Epochs,
     freshness::HANDED_OVER_WITHIN, table::Table,

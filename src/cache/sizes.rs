@@ -18,7 +18,8 @@
 //! A removal looks at the mark each time. Choosing the later of two answers goes by a look that may be a quarter of a second
 //! old: at worst the earlier answer, which a worker with a new size has just kept, stays for its TTL.
 
-use std::cell::RefCell;
+use alloc::{string::String, vec::Vec};
+use core::cell::RefCell;
 
 use crate::{
     clock::Instant,

@@ -1,5 +1,7 @@
 //! How the shared cache is written: an answer is stored, withdrawn, removed or doubted.
 
+use alloc::vec::Vec;
+
 use super::{
     Introspected, SharedCache,
     entry::Entry,

@@ -11,13 +11,14 @@
 //! [`super::sizes`]. Only the bucket of the table's own size is looked into for an answer, so a hit pays nothing
 //! for that.
 
-mod eviction;
-mod misses;
-
-use std::{
+use alloc::vec::Vec;
+use core::{
     cell::{Cell, OnceCell},
     time::Duration,
 };
+
+mod eviction;
+mod misses;
 
 use self::{
     eviction::{Neighbourhood, surplus},

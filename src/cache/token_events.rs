@@ -15,7 +15,8 @@
 //! answer that is kept, and costs one more call only where more events than a history names come while MAS is asked, or in the
 //! quarter of a second before.
 
-use std::cell::Cell;
+use alloc::vec::Vec;
+use core::cell::Cell;
 
 use crate::{
     clock::Instant,

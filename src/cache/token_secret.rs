@@ -1,6 +1,6 @@
 //! The secret under which this process names tokens. It lies in shared data, so that all workers have the same one.
 
-use std::cell::Cell;
+use core::cell::Cell;
 
 use crate::{
     host::Store,

@@ -16,6 +16,8 @@
 //! much, which costs an introspection, and never too little. The same holds where a record cannot be read: it may void the
 //! answer, so it does.
 
+use alloc::{vec, vec::Vec};
+
 use super::inactive::KeptMark;
 use crate::{
     clock::Instant,

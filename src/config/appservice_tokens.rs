@@ -3,7 +3,8 @@
 //! The non-obvious rule: such a token may have any form, so every token is looked for. Where none is configured, and only
 //! there, that costs no digest.
 
-use std::fmt;
+use alloc::vec::Vec;
+use core::fmt;
 
 use sha2::{Digest as _, Sha256};
 

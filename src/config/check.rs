@@ -6,6 +6,8 @@
 //! The non-obvious rule: a missing key is told only if nothing else is wrong. A misspelled key leaves two faults,
 //! and what helps is the one that names `sever_name`, not the one that misses `server_name`.
 
+use alloc::{borrow::ToOwned, format, string::String, string::ToString};
+
 use serde_json::{Map, Value};
 
 use super::{

@@ -4,7 +4,7 @@
 //! a mistake: an empty label (`example..org`, and the final dot of a DNS name, which would end up in every user
 //! id), an IPv6 address that is none, a port that is none.
 
-use std::net::Ipv6Addr;
+use core::net::Ipv6Addr;
 
 #[cfg(not(target_arch = "wasm32"))]
 use super::pattern::{exactly, numbers};

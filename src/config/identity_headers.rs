@@ -1,5 +1,7 @@
 //! `identity_headers`: which headers tell who a request acts as, and which no client may send.
 
+use alloc::string::String;
+
 use super::header_name;
 
 /// Default of `identity_headers.user_id`.

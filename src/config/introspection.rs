@@ -3,6 +3,8 @@
 //! The non-obvious rule: a secret in an environment variable is known only inside Envoy, so it is checked here, and
 //! not by the table of keys.
 
+use alloc::{borrow::ToOwned, format, string::String};
+
 use super::{
     ConfigError,
     check::takes,

@@ -3,7 +3,8 @@
 //! The non-obvious rule: RFC 8259 (section 4) leaves open what a repeated name means, and `serde_json` keeps
 //! the last value. In a configuration it is an accident of a template, and one that can turn enforcement off.
 
-use std::{cell::Cell, fmt};
+use alloc::{string::String, string::ToString, vec::Vec};
+use core::{cell::Cell, fmt};
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};

@@ -6,7 +6,8 @@
 //! The non-obvious rule: the sentences are for people who read the schema and the reference. A module in Envoy has
 //! no use for them, so on wasm the field does not exist.
 
-use std::{fmt, time::Duration};
+use alloc::string::String;
+use core::{fmt, time::Duration};
 
 use serde_json::Value;
 
@@ -182,7 +183,7 @@ impl Count {
     /// Reads a whole number in the range. Envoy hands a `Struct` over with every number as a double, so `256.0` is a
     /// whole number too.
     pub fn read(self, value: &Value) -> Option<u32> {
-        let number = value.as_f64().filter(|number| number.fract() == 0.0)?;
+        let number = value.as_f64().filter(|number| number % 1.0 == 0.0)?;
         let is_in_range = f64::from(self.from) <= number && number <= f64::from(self.to);
         is_in_range.then_some(number as u32)
     }

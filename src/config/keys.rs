@@ -3,7 +3,7 @@
 //! The table says what the keys are and `check` has held the configuration against it, so what is left to refuse
 //! here are the rules that no single key can tell.
 
-use std::rc::Rc;
+use alloc::{borrow::ToOwned, format, rc::Rc, string::String, vec::Vec};
 
 use serde_json::Value;
 

@@ -2,7 +2,8 @@
 //!
 //! It comes after `check`, so every value that is there is of its kind; what is absent has its default.
 
-use std::time::Duration;
+use alloc::{borrow::ToOwned, string::String, vec::Vec};
+use core::time::Duration;
 
 use serde_json::{Map, Value};
 

@@ -1,6 +1,7 @@
 //! Where something stands in a configuration, as a log line names it: `introspection.timeout`, `endpoints[1].auth`.
 
-use std::fmt;
+use alloc::string::String;
+use core::fmt;
 
 /// A place in a configuration that is being read. It is displayed as `a.b[1].c`.
 pub(super) enum Path<'p> {

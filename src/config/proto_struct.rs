@@ -6,6 +6,8 @@
 //! ListValue 1: repeated Value
 //! ```
 
+use alloc::{borrow::ToOwned, vec::Vec};
+
 use serde_json::{Map, Number, Value};
 
 /// Deepest nesting that is read; a configuration has four levels.
@@ -36,7 +38,7 @@ fn object(mut bytes: &[u8], depth: usize) -> Option<Value> {
         let (mut key, mut member) = ("", Value::Null);
         while !entry.is_empty() {
             match field(&mut entry)? {
-                (1, Field::Bytes(text)) => key = std::str::from_utf8(text).ok()?,
+                (1, Field::Bytes(text)) => key = core::str::from_utf8(text).ok()?,
                 (2, Field::Bytes(bytes)) => member = value(bytes, depth)?,
                 _ => return None,
             }
@@ -52,7 +54,7 @@ fn value(mut bytes: &[u8], depth: usize) -> Option<Value> {
         decoded = match field(&mut bytes)? {
             (1, Field::Number(_)) => Value::Null,
             (2, Field::Bits(bits)) => Value::Number(Number::from_f64(f64::from_le_bytes(bits))?),
-            (3, Field::Bytes(text)) => Value::String(std::str::from_utf8(text).ok()?.to_owned()),
+            (3, Field::Bytes(text)) => Value::String(core::str::from_utf8(text).ok()?.to_owned()),
             (4, Field::Number(number)) => Value::Bool(number != 0),
             (5, Field::Bytes(bytes)) => object(bytes, depth)?,
             (6, Field::Bytes(bytes)) => list(bytes, depth)?,

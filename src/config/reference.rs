@@ -1,6 +1,6 @@
 //! The reference of the configuration: a Markdown table of each object's keys, made from the table of keys.
 
-use std::fmt::Write as _;
+use core::fmt::Write as _;
 
 use serde_json::Value;
 
@@ -36,7 +36,7 @@ type Objects = Vec<(String, &'static Object)>;
 fn collect(object: &'static Object, path: String, objects: &mut Objects) {
     if objects
         .iter()
-        .any(|(_, known)| std::ptr::eq(*known, object))
+        .any(|(_, known)| core::ptr::eq(*known, object))
     {
         return;
     }
@@ -105,7 +105,7 @@ fn takes(row: &Row, objects: &Objects) -> String {
 fn link(text: &str, object: &'static Object, objects: &Objects) -> String {
     let path = objects
         .iter()
-        .find(|(_, known)| std::ptr::eq(*known, object))
+        .find(|(_, known)| core::ptr::eq(*known, object))
         .map_or("", |(path, _)| path);
     let is_kept = |c: &char| c.is_ascii_alphanumeric() || "_-".contains(*c);
     let anchor: String = path.chars().filter(is_kept).collect();

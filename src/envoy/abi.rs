@@ -5,7 +5,8 @@
 
 #![expect(unsafe_code, reason = "host calls are foreign functions")]
 
-use std::ptr;
+use alloc::vec::Vec;
+use core::ptr;
 
 use crate::host::HostError;
 
@@ -51,6 +52,10 @@ const NO_GRPC_STATUS: i32 = -1;
 
 /// A map without a pair, serialized: their number.
 const NO_PAIRS: [u8; 4] = [0; 4];
+
+// The compiler calls functions of the C library by itself, such as `memcmp`.
+#[link(name = "c", kind = "static", modifiers = "-bundle")]
+unsafe extern "C" {}
 
 #[link(wasm_import_module = "env")]
 unsafe extern "C" {

@@ -10,11 +10,8 @@
 
 #![expect(unsafe_code, reason = "exports have fixed names")]
 
-use std::{
-    alloc::{self, Layout},
-    ptr,
-    rc::Rc,
-};
+use alloc::{alloc::alloc, rc::Rc};
+use core::{alloc::Layout, ptr};
 
 use super::{
     host::tell_gathered,
@@ -52,7 +49,7 @@ extern "C" fn proxy_on_memory_allocate(size: usize) -> *mut u8 {
     match Layout::array::<u8>(size) {
         Ok(_) if size == 0 => ptr::dangling_mut(),
         // SAFETY: the size is not zero.
-        Ok(layout) => unsafe { alloc::alloc(layout) },
+        Ok(layout) => unsafe { alloc(layout) },
         Err(_) => ptr::null_mut(),
     }
 }

@@ -1,9 +1,6 @@
 //! The clock, from WASI.
 
-#![expect(
-    unsafe_code,
-    reason = "std hides the number behind its monotonic clock"
-)]
+#![expect(unsafe_code, reason = "the host writes into the module's memory")]
 
 use crate::clock::Instant;
 
@@ -14,9 +11,8 @@ unsafe extern "C" {
     fn clock_time_get(clock: u32, precision: u64, nanos: *mut u64) -> u16;
 }
 
-/// Reads the present moment from the monotonic clock, whose base all VMs of this process share. It is the clock of
-/// `std::time::Instant`, whose number `std` does not give away and entries need. `None`: the module may not call it, and
-/// no configuration is taken then.
+/// Reads the present moment from the monotonic clock, whose base all VMs of this process share. `None`: the module may not
+/// call it, and no configuration is taken then.
 pub(super) fn read() -> Option<Instant> {
     let mut nanos = 0;
     // SAFETY: the pointer is to live memory.

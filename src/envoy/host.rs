@@ -1,10 +1,13 @@
 //! [`Host`](crate::host::Host) by proxy-wasm host calls.
 
-use std::{borrow::Cow, cell::Cell, ptr, rc::Rc, time::Duration};
+use alloc::{borrow::Cow, rc::Rc, string::ToString, vec::Vec};
+use core::{cell::Cell, ptr, time::Duration};
 
 use super::{
     abi::{self, Buffer, Map, MetricType},
     clock,
+    only_thread::OnlyThread,
+    random,
 };
 use crate::{
     clock::{Instant, millis},
@@ -15,7 +18,6 @@ use crate::{
     },
     matrix::reply::{Header, Reply},
     metrics::{Kind, Metric},
-    random,
 };
 
 /// What the response code details of our replies begin with, as Envoy's own filters do it.
@@ -34,17 +36,16 @@ enum MetricId {
 /// A list of headers that is a constant, and its serialized form.
 type Constant = (&'static [Header], Rc<[u8]>);
 
-thread_local! {
-    /// Envoy's ids of the metrics, each at the place of its metric.
-    static METRICS: [Cell<MetricId>; Metric::PLACES] =
-        const { [const { Cell::new(MetricId::Unknown) }; Metric::PLACES] };
+/// Envoy's ids of the metrics, each at the place of its metric.
+static METRICS: OnlyThread<[Cell<MetricId>; Metric::PLACES]> =
+    OnlyThread::new([const { Cell::new(MetricId::Unknown) }; Metric::PLACES]);
 
-    /// What is to be added to the counters that are told at a tick, each at the place of its metric.
-    static GATHERED: [Cell<u64>; Metric::PLACES] = const { [const { Cell::new(0) }; Metric::PLACES] };
+/// What is to be added to the counters that are told at a tick, each at the place of its metric.
+static GATHERED: OnlyThread<[Cell<u64>; Metric::PLACES]> =
+    OnlyThread::new([const { Cell::new(0) }; Metric::PLACES]);
 
-    /// The lists of headers that are constants. There are three.
-    static CONSTANTS: Cell<Vec<Constant>> = const { Cell::new(Vec::new()) };
-}
+/// The lists of headers that are constants. There are three.
+static CONSTANTS: OnlyThread<Cell<Vec<Constant>>> = OnlyThread::new(Cell::new(Vec::new()));
 
 /// The proxy, as seen from the context whose callback runs.
 pub(super) struct Envoy {
@@ -234,11 +235,11 @@ impl Metrics for Envoy {
     fn record(&self, metric: Metric, value: u64) {
         let Some(id) = id(metric) else { return };
         match metric.kind() {
-            Kind::Counter => GATHERED.with(|gathered| {
-                if let Some(sum) = gathered.get(metric.place()) {
+            Kind::Counter => {
+                if let Some(sum) = GATHERED.get(metric.place()) {
                     sum.update(|sum| sum.saturating_add(value));
                 }
-            }),
+            }
             // A failure costs a sample; there is nothing to do about it.
             Kind::Histogram => {
                 let _ = abi::record_metric(id, value);
@@ -254,7 +255,7 @@ pub(super) fn tell_gathered() {
             let _ = abi::increment_metric(id, sum.take());
         }
     };
-    METRICS.with(|ids| GATHERED.with(|gathered| gathered.iter().zip(ids).for_each(tell)));
+    GATHERED.iter().zip(METRICS.iter()).for_each(tell);
 }
 
 /// Returns a list of headers that is a constant, serialized. It is kept so from its first use on.
@@ -288,7 +289,7 @@ fn whole_millis(duration: Duration) -> u32 {
 /// Returns Envoy's id of a metric, which is defined at its first use.
 #[inline]
 fn id(metric: Metric) -> Option<u32> {
-    let known = METRICS.with(|ids| ids.get(metric.place()).map(Cell::get))?;
+    let known = METRICS.get(metric.place()).map(Cell::get)?;
     let id = match known {
         MetricId::Unknown => first_id(metric),
         known => known,
@@ -303,11 +304,9 @@ fn id(metric: Metric) -> Option<u32> {
 #[cold]
 fn first_id(metric: Metric) -> MetricId {
     let id = define(metric);
-    METRICS.with(|ids| {
-        if let Some(place) = ids.get(metric.place()) {
-            place.set(id);
-        }
-    });
+    if let Some(place) = METRICS.get(metric.place()) {
+        place.set(id);
+    }
     id
 }
 

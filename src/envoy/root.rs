@@ -1,11 +1,12 @@
 //! The root context: one plugin configuration, its calls and its timer.
 
-use std::{borrow::Cow, rc::Rc};
+use alloc::{borrow::Cow, rc::Rc};
 
 use super::{
     abi::{self, Buffer, Map},
-    clock,
+    clock, environment,
     host::Envoy,
+    random,
 };
 use crate::{
     config,
@@ -40,16 +41,17 @@ impl Root {
             .ok()
             .flatten()
             .unwrap_or_default();
-        // Without a clock nothing is ever over, and without a timer nothing that waits. A period of 0 starts none.
+        // Without a clock nothing is ever over, and without a timer nothing that waits. A period of 0 starts none. Without
+        // random numbers all could tell which tokens fall together.
         let has_timer = abi::set_tick_period(0).is_ok();
-        let (Some(now), true) = (clock::read(), has_timer) else {
+        let (Some(now), Some(_), true) = (clock::read(), random::read(), has_timer) else {
             log::error!(
-                "configuration refused: allowed_capabilities lacks clock_time_get or \
+                "configuration refused: allowed_capabilities lacks clock_time_get, random_get or \
                  proxy_set_tick_period_milliseconds"
             );
             return false;
         };
-        match config::parse(&bytes, &|name| std::env::var(name).ok()) {
+        match config::parse(&bytes, &|name| environment::variable(name)) {
             Ok(config) => {
                 let host = self.host();
                 series::define(&host, &config);

@@ -1,6 +1,6 @@
 //! The stream context: one exchange, whatever the role of the plugin configuration.
 
-use std::rc::Rc;
+use alloc::rc::Rc;
 
 use super::host::Envoy;
 use crate::{

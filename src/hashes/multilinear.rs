@@ -33,10 +33,10 @@ pub struct Multilinear {
 impl Multilinear {
     /// Takes the key from a source of random numbers.
     pub fn new(mut random: impl FnMut() -> u64) -> Self {
-        let mut row = || std::array::from_fn(|_| random());
+        let mut row = || core::array::from_fn(|_| random());
         Self {
             start: row(),
-            factors: std::array::from_fn(|_| row()),
+            factors: core::array::from_fn(|_| row()),
         }
     }
 
@@ -83,9 +83,15 @@ fn upper_half(sum: u64) -> u32 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+
     use super::*;
-    use crate::random;
+
+    /// Returns a random number.
+    pub fn random() -> u64 {
+        RandomState::new().build_hasher().finish()
+    }
 
     /// Factors that can be told apart by eye.
     fn counted() -> Multilinear {
@@ -112,7 +118,7 @@ mod tests {
 
     #[test]
     fn every_byte_counts_and_so_does_the_length() {
-        let hashes = Multilinear::new(random::number);
+        let hashes = Multilinear::new(random);
         let longest = [b'x'; MAX_BYTES];
         let hash = hashes.hash(&longest).unwrap();
         for at in 0..MAX_BYTES {
@@ -132,14 +138,14 @@ mod tests {
 
     #[test]
     fn what_is_too_long_has_no_hash() {
-        let hashes = Multilinear::new(random::number);
+        let hashes = Multilinear::new(random);
         assert!(hashes.hash(&[0; MAX_BYTES]).is_some());
         assert!(hashes.hash(&[0; MAX_BYTES + 1]).is_none());
     }
 
     #[test]
     fn two_keys_hash_differently() {
-        let hash = || Multilinear::new(random::number).hash(b"a token").unwrap();
+        let hash = || Multilinear::new(random).hash(b"a token").unwrap();
         assert!(hash().iter().zip(hash()).all(|(one, other)| *one != other));
     }
 }

@@ -3,7 +3,7 @@
 //! The non-obvious rule: digests are compared as little-endian numbers of eight bytes each. WebAssembly has no instruction that
 //! turns the bytes of a number around, so the order of their bytes would take ten times the code.
 
-use std::cmp::Ordering;
+use core::cmp::Ordering;
 
 /// Compares two digests.
 #[inline]

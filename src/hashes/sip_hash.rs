@@ -47,7 +47,7 @@ impl SipHasher {
             self.word |= u64::from(*byte) << (8 * place);
             self.length = self.length.wrapping_add(1);
             if place == WORD - 1 {
-                self.state.add(std::mem::take(&mut self.word));
+                self.state.add(core::mem::take(&mut self.word));
             }
         }
     }

@@ -8,7 +8,8 @@
 //! The non-obvious rule: names and values may hold any byte, and the sizes are not believed. What does not add up
 //! to the last byte is no head at all, so no request is decided by half of one.
 
-use std::{ops::Range, slice};
+use alloc::vec::Vec;
+use core::{ops::Range, slice};
 
 use super::status;
 use crate::text::{scan::is_equal, work};

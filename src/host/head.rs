@@ -1,5 +1,7 @@
 //! The head of a request: every field that decides something, found in one pass over one reading.
 
+use alloc::vec::Vec;
+
 use super::fields::{Fields, Span};
 use crate::{
     matrix::{credential::Authorization, endpoint::Path},

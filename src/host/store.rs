@@ -3,6 +3,8 @@
 //! The non-obvious rule: every write has a condition. An unconditional write would undo what another worker
 //! has written in between.
 
+use alloc::vec::Vec;
+
 /// A value of the store with its compare-and-swap number.
 pub struct Versioned {
     /// The value; empty if it was emptied.

@@ -9,6 +9,8 @@
 //! them, or a search passes all of these. Nor may keys lie in one long row, as numbers that count up would by themselves: once
 //! they have gone around the table, a new one would pass the whole row of those that stay.
 
+use alloc::vec::Vec;
+
 /// A key that says where its entry lies.
 pub trait Spread: PartialEq {
     /// Returns a number whose lower bits differ from key to key.
@@ -148,9 +150,9 @@ impl<K: Spread, V> ProbingMap<K, V> {
     #[cold]
     fn grow(&mut self) {
         let places = MIN_PLACES.max(2 * self.places.len());
-        let fresh = std::iter::repeat_with(|| None).take(places).collect();
+        let fresh = core::iter::repeat_with(|| None).take(places).collect();
         self.len = 0;
-        for (key, value) in std::mem::replace(&mut self.places, fresh)
+        for (key, value) in core::mem::replace(&mut self.places, fresh)
             .into_iter()
             .flatten()
         {

@@ -6,7 +6,8 @@
 //! The entries lie in a list of chunks, sorted throughout. So what is moved to make room for an entry is a chunk and no
 //! more, however many entries there are. Chunks that have become small are joined.
 
-use std::{cmp::Ordering, fmt, iter, vec};
+use alloc::{vec, vec::Vec};
+use core::{cmp::Ordering, fmt, iter};
 
 /// Entries in a chunk, at the most.
 const CHUNK: usize = 64;
@@ -192,7 +193,7 @@ impl<K: Ord, V> SortedMap<K, V> {
     /// Removes the entries whose values are `chosen`. Returns them.
     pub fn take(&mut self, chosen: &dyn Fn(&V) -> bool) -> Self {
         let mut taken = Self::new();
-        for (key, value) in std::mem::take(self) {
+        for (key, value) in core::mem::take(self) {
             let to = if chosen(&value) {
                 &mut taken
             } else {

@@ -8,7 +8,8 @@
 //! tells of a login, which may have taken the device over: MAS then ends the device's other sessions and says
 //! nothing else.
 
-use std::fmt;
+use alloc::{string::String, vec::Vec};
+use core::fmt;
 
 use serde::{
     Deserialize, Deserializer,

@@ -15,7 +15,8 @@
 //!   other token. Where the media type is not sure to be that of a form, the query counts, with a
 //!   doubt.
 
-use std::{borrow::Cow, fmt};
+use alloc::borrow::Cow;
+use core::fmt;
 
 use crate::{
     media_type,

@@ -15,6 +15,8 @@
 //! The table says which is which. The paths that are never public are of the second kind too, and
 //! are looked for in every encoding, since a proxy in between may decode more often.
 
+use alloc::{borrow::ToOwned, string::String, vec::Vec};
+
 mod blocked;
 mod class;
 #[cfg(not(target_arch = "wasm32"))]

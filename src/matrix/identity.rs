@@ -3,6 +3,8 @@
 //!
 //! Header values are percent-encoded: a compat device id may hold spaces, quotes and non-ASCII.
 
+use alloc::vec::Vec;
+
 use crate::{
     mas::introspection::ActiveToken,
     matrix::reply::Rejection,

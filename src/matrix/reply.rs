@@ -10,7 +10,8 @@
 //! Synapse adds no `WWW-Authenticate` (RFC 6750, section 3), and neither does the edge. A reply to
 //! `HEAD` has these headers and no body; leaving it out is up to the sender.
 
-use std::{borrow::Cow, fmt};
+use alloc::{borrow::Cow, format, string::ToString};
+use core::fmt;
 
 use super::{credential::CredentialError, endpoint::path};
 use crate::metrics::RejectionReason;

@@ -8,7 +8,7 @@
 //! The non-obvious rule: none of these is believed, they only make the edge forget. MAS answers 200 to a
 //! revocation of a token that it does not know, and of a compat token, which it does not revoke.
 
-use std::fmt;
+use core::fmt;
 
 use super::endpoint::{Method, path};
 use crate::{
@@ -117,7 +117,7 @@ impl RevocationForm {
     /// Reads the next piece. `false`: no more of the form is needed, because its token is found.
     pub fn read(&mut self, piece: &[u8]) -> bool {
         self.length = self.length.saturating_add(piece.len());
-        let mut parser = std::mem::take(&mut self.parser);
+        let mut parser = core::mem::take(&mut self.parser);
         parser.read(piece, |part| self.take(part));
         self.parser = parser;
         self.found.is_none()
@@ -125,7 +125,7 @@ impl RevocationForm {
 
     /// Notes that the form has ended, if all of it was read.
     pub fn finish(&mut self) {
-        let parser = std::mem::take(&mut self.parser);
+        let parser = core::mem::take(&mut self.parser);
         parser.finish(|part| self.take(part));
     }
 

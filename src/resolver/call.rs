@@ -1,6 +1,7 @@
 //! One call to MAS: what it takes to make it, and to make it again.
 
-use std::{rc::Rc, time::Duration};
+use alloc::{rc::Rc, string::String, vec::Vec};
+use core::time::Duration;
 
 use super::{
     clients::{ClientKey, load::Slot},

@@ -5,16 +5,16 @@
 //! that is mapped into IPv6 (`::ffff:192.0.2.1`) is the IPv4 client, and one that a translator has written into IPv6 is a client
 //! by itself.
 
-pub mod budget;
-pub mod line;
-pub mod load;
-pub mod share;
-
-use std::{
+use core::{
     cmp::Ordering,
     fmt,
     net::{IpAddr, Ipv6Addr},
 };
+
+pub mod budget;
+pub mod line;
+pub mod load;
+pub mod share;
 
 use sha2::{Digest as _, Sha256};
 
@@ -33,7 +33,7 @@ impl ClientKey {
             .strip_prefix(b"[")
             .and_then(|rest| rest.strip_suffix(b"]"))
             .unwrap_or(address);
-        let parsed = std::str::from_utf8(bare)
+        let parsed = core::str::from_utf8(bare)
             .ok()
             .and_then(|text| text.parse::<IpAddr>().ok());
         let digest = match parsed.map(|address| address.to_canonical()) {

@@ -8,7 +8,7 @@
 //! The non-obvious rule: a token may not come again for a while, and MAS may be well by then. So once MAS has answered any
 //! question of this worker, an earlier failure says nothing any more, and the token's next request waits for its verdict.
 
-use std::time::Duration;
+use core::time::Duration;
 
 use crate::{cache::question::QuestionKey, clock::Instant, maps::sorted::SortedMap};
 

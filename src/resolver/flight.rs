@@ -7,6 +7,8 @@
 //! Everything is bounded: flights by configuration, waiting requests by the constants below. A flight whose
 //! answer never comes ends at its deadline.
 
+use alloc::{boxed::Box, vec::Vec};
+
 use super::{
     call::CallContext,
     clients::{

@@ -1,5 +1,7 @@
 //! How much clients may cause: their budgets of inactive tokens, and the lines for free calls.
 
+use alloc::vec::Vec;
+
 use super::{
     call::CallContext,
     clients::{

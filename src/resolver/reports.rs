@@ -7,11 +7,12 @@
 //! The non-obvious rule: a line has fixed words, a status and what the configuration says of MAS; no token, no secret,
 //! and nothing that a client or a server sent.
 
+use alloc::vec::Vec;
+use core::time::Duration;
+
 pub mod long_answer;
 mod text;
 mod topic;
-
-use std::time::Duration;
 
 use self::{
     text::{failure, location},

@@ -3,7 +3,7 @@
 //! The non-obvious rule: there are three verdicts. A fault is [`Verdict::None`], with a reason, and there is no
 //! way from it to [`Verdict::Inactive`].
 
-use std::rc::Rc;
+use alloc::{boxed::Box, rc::Rc, string::String, vec::Vec};
 
 use super::{clients::ClientKey, upstream::Upstream};
 use crate::{

@@ -1,6 +1,6 @@
 //! What a worker knows of its questions.
 
-use std::collections::VecDeque;
+use alloc::collections::VecDeque;
 
 use super::{
     clients::load::Slot,

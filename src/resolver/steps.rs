@@ -12,6 +12,8 @@
 //! connection has failed, and [`lag`] for a worker that is too busy for
 //! any of this. [`counting`] is what the metrics say of it.
 
+use core::time::Duration;
+
 pub mod answer;
 pub mod counting;
 pub mod handing_out;
@@ -24,8 +26,6 @@ pub mod retry;
 pub mod stand_in;
 pub mod start;
 pub mod tick;
-
-use std::time::Duration;
 
 use crate::shared_data::last_read;
 

@@ -4,7 +4,8 @@
 //! Everything that grants is keyed by the question: who was asked, and about which token. So an answer of one
 //! MAS never serves for another.
 
-use std::{cell::OnceCell, fmt, rc::Rc};
+use alloc::{rc::Rc, vec::Vec};
+use core::{cell::OnceCell, fmt};
 
 use super::clients::load::PoolId;
 use crate::{

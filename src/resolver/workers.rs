@@ -4,11 +4,12 @@
 //! themselves. All of it only saves time: a worker that hears nothing reads the epochs at its next tick, and looks for an answer
 //! when the lease ends.
 
+use alloc::boxed::Box;
+use core::time::Duration;
+
 pub mod hint;
 pub mod lease;
 pub mod membership;
-
-use std::time::Duration;
 
 use self::{
     hint::Hint,

@@ -3,7 +3,7 @@
 //! The non-obvious rule: shared data is never freed, so it has 64 places for what was written, and each line has one by its
 //! hash. Two lines with one place push each other out, and may be written again.
 
-use std::time::Duration;
+use core::time::Duration;
 
 use crate::{
     clock::Instant,

@@ -8,7 +8,8 @@
 //! stream, and what MAS tells the homeserver begins with the name of the user. So no client can fill the budget to hide
 //! from the module that a session ends.
 
-use std::{cell::Cell, fmt, rc::Rc};
+use alloc::{rc::Rc, vec::Vec};
+use core::{cell::Cell, fmt};
 
 use crate::{
     host::{HostError, Streams},

@@ -3,10 +3,8 @@
 //! The exchange is shared by its stream and by the role that decides it, since a held request is decided in the
 //! callback of another context. `W` is what the role watches for in later callbacks.
 
-use std::{
-    cell::{Cell, RefCell},
-    rc::Rc,
-};
+use alloc::rc::Rc;
+use core::cell::{Cell, RefCell};
 
 use super::plugin::Plugin;
 use crate::{

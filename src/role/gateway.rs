@@ -6,6 +6,8 @@
 //! The non-obvious rule: in shadow mode no request is held. It goes on at once without an identity, and what
 //! `enforce` would have made of it is counted when the resolver has a resolution, even if its stream has ended.
 
+use alloc::rc::Rc;
+
 mod carry_out;
 mod ends;
 mod grants;
@@ -21,8 +23,6 @@ pub mod recognized;
 mod shadow;
 mod waiter;
 mod watch;
-
-use std::rc::Rc;
 
 use self::{
     carry_out::{ReplyForm, carry_out, reject},

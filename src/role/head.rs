@@ -7,7 +7,8 @@
 //! told otherwise. So names are compared as the most lenient server would
 //! ([`IdentityHeaders::is_reserved`](crate::config::IdentityHeaders::is_reserved)).
 
-use std::str;
+use alloc::vec::Vec;
+use core::str;
 
 use super::{
     exchange::{Exchange, Phase, Watch},

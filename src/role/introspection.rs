@@ -7,6 +7,8 @@
 //! Callers must prove that MAS would answer them. A caller with the configured credential has; where the module
 //! knows none, a caller that MAS has answered before has. All other requests are MAS's to judge.
 
+use alloc::{boxed::Box, rc::Rc};
+
 mod awaiting_body;
 mod callers;
 #[cfg(all(test, not(target_arch = "wasm32")))]
@@ -14,8 +16,6 @@ mod chain;
 pub mod form;
 pub mod request;
 mod watch;
-
-use std::rc::Rc;
 
 pub use self::watch::{Exchange, Watch};
 use self::{

@@ -2,6 +2,8 @@
 //!
 //! Both are read only when there is a call.
 
+use alloc::{borrow::ToOwned, string::String, vec::Vec};
+
 use crate::{
     host::{RequestHead, Streams},
     mas::introspection::{REQUEST_ID, TRACE_PARENT, TRACE_STATE},
@@ -62,6 +64,6 @@ fn trace(head: &RequestHead) -> Vec<(&'static str, String)> {
 #[inline(never)]
 fn present(head: &RequestHead, name: &'static str) -> Option<(&'static str, String)> {
     let value = head.first(name)?;
-    let value = std::str::from_utf8(value).ok()?;
+    let value = core::str::from_utf8(value).ok()?;
     (value.len() <= MAX_TRACE_BYTES).then(|| (name, value.to_owned()))
 }

@@ -1,6 +1,6 @@
 //! One plugin configuration in use: a root context.
 
-use std::rc::Rc;
+use alloc::{format, rc::Rc, string::String};
 
 use super::{announcement::is_due, route_watch::RouteWatch};
 use crate::{

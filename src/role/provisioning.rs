@@ -172,7 +172,7 @@ impl Provisioning {
     /// Says once that the homeserver accepts another secret than the one that is configured here. Only its
     /// agreement shows that: anyone can present a wrong one.
     fn warn_of_difference(&mut self) {
-        if !std::mem::replace(&mut self.has_warned, true) {
+        if !core::mem::replace(&mut self.has_warned, true) {
             log::warn!(
                 "introspection.credential differs from the secret that MAS presents and the homeserver accepts; what MAS says \
                  counts only after the homeserver's answer. Compare it with matrix.secret of MAS"

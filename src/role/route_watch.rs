@@ -2,7 +2,7 @@
 //!
 //! The non-obvious rule: to look is a host call. So one request between two ticks is looked at, and none once the log has told.
 
-use std::cell::Cell;
+use core::cell::Cell;
 
 /// The watch over the routes of one plugin configuration.
 #[derive(Debug, Default)]

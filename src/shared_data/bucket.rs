@@ -18,6 +18,8 @@
 //! Shared data survives a configuration update and a new module binary, so an old and a new version may read
 //! each other's values. One of another version is empty, and records end where a length does not fit.
 
+use alloc::vec::Vec;
+
 use super::{
     key_space::{Key, KeySpace},
     name::{FORMAT_VERSION, Space},
@@ -117,7 +119,7 @@ impl Bucket {
             Some((&FORMAT_VERSION, rest)) => rest,
             _ => &[],
         };
-        std::iter::from_fn(move || {
+        core::iter::from_fn(move || {
             let (length, after) = rest.split_first_chunk()?;
             let (record, after) =
                 after.split_at_checked(usize::from(u16::from_le_bytes(*length)))?;

@@ -4,7 +4,8 @@
 //! purpose. Nobody outside can aim collisions at a session, because the choice depends on a secret of this
 //! process.
 
-use std::{cell::Cell, fmt, rc::Rc};
+use alloc::rc::Rc;
+use core::{cell::Cell, fmt};
 
 use super::name::{self, Numbered, Space};
 use crate::host::{If, Store};

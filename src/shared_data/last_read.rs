@@ -1,6 +1,6 @@
 //! When a worker last read something in shared data that it need not read each time.
 
-use std::{cell::Cell, time::Duration};
+use core::{cell::Cell, time::Duration};
 
 use crate::clock::Instant;
 

@@ -4,6 +4,8 @@
 //! seldom changes is remembered together with the number that its mark had *before* it was read. It holds as long as the mark has
 //! that number. A worker that changes it writes the mark *afterwards*, and before anything that counts on the change.
 
+use alloc::string::String;
+
 use super::name::{self, Space};
 use crate::host::{If, NotWritten, Store, Unreadable};
 

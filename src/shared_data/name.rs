@@ -12,6 +12,8 @@
 //! | [`sizes()`], [`seat()`], [`line()`] | see where they are used | the name |
 //! | [`mark()`] | none | nothing |
 
+use alloc::{format, string::String};
+
 /// The format of buckets and all records in them, and of what voids answers: the one that this module writes, and the only one
 /// that it reads. It is one number for both, so that a module which can read an answer can also read what voids it.
 pub const FORMAT_VERSION: u8 = 10;

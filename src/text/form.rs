@@ -3,6 +3,8 @@
 //! The non-obvious rule: a bad escape stands for itself. What separates the pairs is not decided here,
 //! because the two differ: MAS splits at `&`, Synapse at `;` as well.
 
+use alloc::vec::Vec;
+
 pub mod parser;
 
 use super::{percent::escape, plain_bytes::PlainBytes, work};

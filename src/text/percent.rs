@@ -1,6 +1,6 @@
 //! Percent-encoding, RFC 3986 section 2.1.
 
-use std::borrow::Cow;
+use alloc::{borrow::Cow, vec::Vec};
 
 use super::work;
 

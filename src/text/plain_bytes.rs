@@ -1,5 +1,7 @@
 //! Percent-encoding (RFC 3986): which bytes stay as they are, and how the others are written.
 
+use alloc::vec::Vec;
+
 use super::percent::upper_hex;
 
 /// The bytes that an encoding leaves as they are: some of visible ASCII. Every byte has its place, so

@@ -109,7 +109,9 @@ fn end_of_plain(text: &[u8]) -> Option<usize> {
 
 #[cfg(target_feature = "simd128")]
 mod vector {
-    use std::arch::wasm32::{i8x16_bitmask, i8x16_eq, i8x16_lt, i8x16_splat, u64x2, v128, v128_or};
+    use core::arch::wasm32::{
+        i8x16_bitmask, i8x16_eq, i8x16_lt, i8x16_splat, u64x2, v128, v128_or,
+    };
 
     fn read(bytes: &[u8; 16]) -> v128 {
         let [low, high] = [0, 8].map(|at| {

@@ -11,7 +11,7 @@ pub(crate) fn note(bytes: usize) {
 
 #[cfg(test)]
 thread_local! {
-    static STEPS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+    static STEPS: core::cell::Cell<usize> = const { core::cell::Cell::new(0) };
 }
 
 /// Returns how many bytes `read` looks at.

@@ -2,7 +2,8 @@
 //!
 //! The non-obvious rule: Envoy's timer outlives its root, so it is stopped when the root ends.
 
-use std::time::Duration;
+use alloc::vec::Vec;
+use core::time::Duration;
 
 use crate::{
     host::{Callback, Host, RootId},

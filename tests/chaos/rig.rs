@@ -31,8 +31,8 @@ pub const INTROSPECTION: &str = "introspection";
 pub const PROVISIONING: &str = "provisioning";
 /// The cluster of the module's own calls.
 const MODULE_TO_MAS: &str = "mas-introspection";
-/// What the module says before it fails on request.
-const ANNOUNCED: &str = "this VM fails because a test asked for it";
+/// What the module says as it fails on request.
+pub const ANNOUNCED: &str = "panic at src/envoy/trap.rs:";
 /// How the failure of a VM begins in Envoy's log.
 pub const FAILED: &str = "Uncaught RuntimeError";
 /// What ends a request of a VM that has failed; the shipped configuration says more, since /sync may wait longer.

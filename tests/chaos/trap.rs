@@ -13,7 +13,7 @@ use tokio::{task::JoinSet, time::Instant};
 use super::{
     faults::{Configured, TRAP},
     phone::{Ending, Leaving, Parts, Phone},
-    rig::{FAILED, configurations, trap_module},
+    rig::{ANNOUNCED, FAILED, configurations, trap_module},
 };
 use crate::support::{
     envoy::{Builder, Envoy, bootstrap, module},
@@ -84,6 +84,10 @@ async fn what_a_vm_held_when_it_failed_ends_with_the_idle_timeout() {
     let failing = http::send(envoy.addr(), &trap).await;
     assert_eq!((failing.status, failing.text()), (503, ""));
     envoy.wait_for_log(FAILED).await;
+    // A message may quote what it is about.
+    let log = envoy.log();
+    assert!(log.contains(ANNOUNCED), "{log}");
+    assert!(!log.contains("the token of a test"), "{log}");
 
     let ended = held.await.expect("an answer");
     hold.release();

@@ -71,10 +71,14 @@ async fn without_queues_or_shared_data_requests_are_decided() {
     }
 }
 
-/// Nothing would ever be over, or nothing that waits.
+/// Nothing would ever be over, or nothing that waits, or all could tell which tokens fall together.
 #[tokio::test]
-async fn without_a_clock_or_timers_no_configuration_is_taken() {
-    for function in ["clock_time_get", "proxy_set_tick_period_milliseconds"] {
+async fn without_a_clock_timers_or_random_numbers_no_configuration_is_taken() {
+    for function in [
+        "clock_time_get",
+        "random_get",
+        "proxy_set_tick_period_milliseconds",
+    ] {
         let (_nobody, nowhere) = closed_port();
         let envoy = Envoy::builder().plugin(plugin(json!({})));
         let envoy = envoy.homeserver(nowhere).mas(nowhere);

@@ -23,7 +23,7 @@ const PAGE: &str = "docs/runbook.md";
 /// Those that need what no test beside a single Envoy has, and what shows that they are right.
 const ELSEWHERE: &[(&str, &str)] = &[
     (
-        "grep -A8 -E 'RuntimeError|wasm log.*panicked|Function: proxy_' envoy.log",
+        "grep -A8 -E 'RuntimeError|wasm log.*panic at|Function: proxy_' envoy.log",
         "tests/chaos/trap.rs",
     ),
     (

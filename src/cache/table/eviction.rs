@@ -3,6 +3,8 @@
 //! If all are live, that goes by when each was last *used*. So the table keeps what an ideal least-recently-used cache would keep,
 //! nearly.
 
+use alloc::vec::Vec;
+
 use crate::{
     cache::{
         entry::{Entry, EntryHead},

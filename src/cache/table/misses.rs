@@ -3,7 +3,8 @@
 //! MAS is asked then, and its answer is written to the bucket as it was read. If the bucket has changed since, nothing is written
 //! and it is read again. So a bucket that is out of date costs a call and does no harm.
 
-use std::{cell::RefCell, collections::VecDeque};
+use alloc::collections::VecDeque;
+use core::cell::RefCell;
 
 use crate::{clock::Instant, shared_data::bucket::Bucket, token::TokenDigest};
 

@@ -10,7 +10,7 @@
 //! So an edge sends its interval along, in [`LIFETIME`]. The next one counts from that, and its interval grows only
 //! by the time that the call took.
 
-use std::{fmt, str, time::Duration};
+use core::{fmt, str, time::Duration};
 
 use crate::clock;
 

@@ -3,7 +3,8 @@
 //! A question may be asked twice, since it changes nothing: a call whose connection failed is repeated, see
 //! [`crate::resolver`]. Envoy is told to do so where each token has a member of a fleet that is asked about it.
 
-use std::fmt;
+use alloc::{string::String, vec, vec::Vec};
+use core::fmt;
 
 use super::{MAX_RETRIES, Settings};
 use crate::{text::form, token::AccessToken};

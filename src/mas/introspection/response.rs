@@ -1,6 +1,7 @@
 //! The introspection response, RFC 7662 section 2.2: an answer of MAS, or no verdict.
 
-use std::{borrow::Cow, fmt, ops::Range, rc::Rc};
+use alloc::{borrow::Cow, rc::Rc, string::String, string::ToString, vec::Vec};
+use core::{fmt, ops::Range};
 
 use super::{
     lifetime::Lifetime,

@@ -6,7 +6,8 @@
 //! decode them: it compares the bytes of the pair. So the plain pair is sent. From a caller
 //! both forms are accepted, since some clients of MAS follow the RFC and some follow MAS.
 
-use std::{borrow::Cow, fmt, time::Duration};
+use alloc::{borrow::Cow, format, string::String, vec::Vec};
+use core::{fmt, time::Duration};
 
 use base64ct::{Base64, Encoding};
 use sha2::{Digest, Sha256};
@@ -167,7 +168,7 @@ impl OwnCredential {
 }
 
 fn base64(text: &[u8]) -> Option<Vec<u8>> {
-    Base64::decode_vec(std::str::from_utf8(text).ok()?).ok()
+    Base64::decode_vec(core::str::from_utf8(text).ok()?).ok()
 }
 
 /// The pair whose halves were form-encoded. Decoding leaves the colon between them as it is.

@@ -18,7 +18,7 @@
 //!            ..  the JSON, and the texts that follow it
 //! ```
 
-use std::rc::Rc;
+use alloc::{borrow::ToOwned, rc::Rc, vec::Vec};
 
 use super::{
     members::TEXTS,

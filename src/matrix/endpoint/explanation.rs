@@ -65,7 +65,7 @@ impl Endpoints {
             if rule.requirement != requirement {
                 return Decider::Dots;
             }
-            let at = self.rules.iter().position(|one| std::ptr::eq(one, rule));
+            let at = self.rules.iter().position(|one| core::ptr::eq(one, rule));
             return Decider::Configured(at.unwrap_or_default());
         }
         let (table, decider) = match table::said(path(target), method) {

@@ -1,5 +1,7 @@
 //! A rule of the configuration: which paths and methods it is for, and what they need.
 
+use alloc::{string::String, vec::Vec};
+
 use super::{method::Method, requirement::AuthRequirement, spelling::Spelling};
 
 /// One entry of `endpoints` in the configuration.

@@ -5,6 +5,8 @@
 //!
 //! The non-obvious rule: other spellings only restrict. A rule that opens paths opens these and no others.
 
+use alloc::vec::Vec;
+
 use super::reading::Readings;
 
 /// The path of a rule, as segments.

@@ -11,7 +11,8 @@
 //! The non-obvious rule: a client over its budget may still ask about the tokens that it was charged for. A
 //! logged-out client that tries its old token again gets the 401 that stops it, and not a 429.
 
-use std::fmt;
+use alloc::vec::Vec;
+use core::fmt;
 
 use crate::{
     clock::Instant,

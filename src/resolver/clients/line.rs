@@ -7,6 +7,8 @@
 //! bounded in questions and in bytes; when it is full, the client with most questions in it gives up its newest
 //! one to a client that has fewer.
 
+use alloc::vec::Vec;
+
 use super::{ClientKey, load::PoolId};
 use crate::{cache::question::QuestionKey, maps::sorted::SortedMap};
 

@@ -1,6 +1,6 @@
 //! Answers that are too long to be kept. Each request with such a token asks MAS, and nothing else would tell why.
 
-use std::time::Duration;
+use core::time::Duration;
 
 use crate::{cache::entry::MAX_ANSWER_BYTES, clock::Instant};
 

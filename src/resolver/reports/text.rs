@@ -1,5 +1,7 @@
 //! What the log says of a MAS that gives no verdicts: what happened, and what to look at.
 
+use alloc::{borrow::ToOwned, format, string::String};
+
 use super::topic::Topic;
 use crate::{
     clock::duration_text,

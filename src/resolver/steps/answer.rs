@@ -1,6 +1,7 @@
 //! What becomes of an answer in the shared cache: whether it is stored, and whether what happened meanwhile voids it.
 
-use std::{rc::Rc, time::Duration};
+use alloc::rc::Rc;
+use core::time::Duration;
 
 use crate::{
     cache::{

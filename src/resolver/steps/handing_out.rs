@@ -1,6 +1,6 @@
 //! How the requests that wait for one answer are told of it, or that there is none.
 
-use std::rc::Rc;
+use alloc::rc::Rc;
 
 use crate::{
     cache::Cached,
@@ -55,7 +55,7 @@ pub(super) fn next_group<W>(waiters: &mut Waiters<W>) -> Option<Waiters<W>> {
     let is_of_it = |waiting: &Waiting<W>| Rc::ptr_eq(&waiting.upstream, &upstream);
     // Nearly always.
     if waiters.values().all(is_of_it) {
-        return Some(std::mem::take(waiters));
+        return Some(core::mem::take(waiters));
     }
     Some(waiters.take(&is_of_it))
 }

@@ -1,6 +1,7 @@
 //! Questions that wait in line for a free call: how they come into it, and how they leave it without one.
 
-use std::{rc::Rc, time::Duration};
+use alloc::{boxed::Box, rc::Rc};
+use core::time::Duration;
 
 use super::{counting::overloaded, handing_out::next_group};
 use crate::{

@@ -2,7 +2,7 @@
 //!
 //! The non-obvious rule: that time says nothing of MAS, so what waits is given it back, within limits.
 
-use std::time::Duration;
+use core::time::Duration;
 
 use super::{TICK, in_line::LINE_TIMEOUT, start::max_hold};
 use crate::{

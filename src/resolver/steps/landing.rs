@@ -1,6 +1,6 @@
 //! How a flight ends: with MAS's answer, or with the word of another worker that there is none.
 
-use std::rc::Rc;
+use alloc::{boxed::Box, rc::Rc};
 
 use super::{
     answer::{Disposition, Standing, outlasts_grace},

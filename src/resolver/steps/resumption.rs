@@ -1,7 +1,7 @@
 //! A question whose answer did not come by the way that it was waited for: the cache is read again, and MAS is asked again
 //! if it holds none, at once or from the line.
 
-use std::rc::Rc;
+use alloc::{boxed::Box, rc::Rc};
 
 use super::{answer::VOIDING_GRACE, counting::overloaded, in_line::LINE_TIMEOUT};
 use crate::{

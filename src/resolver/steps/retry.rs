@@ -7,7 +7,7 @@
 //! The non-obvious rule: the call waits a little. MAS closes its other connections as well, one after another, and Envoy learns of
 //! each in its turn. A call that is repeated at once goes out on the next one that closes.
 
-use std::time::Duration;
+use core::time::Duration;
 
 use crate::{
     host::{Backend, Callback},

@@ -3,7 +3,7 @@
 //! The non-obvious rule: every way to "no verdict" leads through one function, `stand_in`, which serves a stale answer if MAS
 //! fails, and configuration and expiry allow it. Only a request that finds no room beside others is turned away by `refuse`.
 
-use std::rc::Rc;
+use alloc::{boxed::Box, rc::Rc};
 
 use super::counting::overloaded;
 use crate::{

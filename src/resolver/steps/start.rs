@@ -1,6 +1,7 @@
 //! How a question begins: with a call of this worker or of another one, in line for a free call, or not at all.
 
-use std::{rc::Rc, time::Duration};
+use alloc::{boxed::Box, rc::Rc};
+use core::time::Duration;
 
 use super::{
     counting::{count_outcome, overloaded},

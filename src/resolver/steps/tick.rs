@@ -3,7 +3,7 @@
 //! The non-obvious rule: a worker ticks for each of its roots, and at times for each millisecond. So what is to be done four times
 //! a second goes by the clock and not by the ticks.
 
-use std::rc::Rc;
+use alloc::rc::Rc;
 
 use super::{
     TICK,

@@ -3,6 +3,8 @@
 //! The non-obvious rule: two versions of the module may share a queue, while an update takes its time. So a kind whose form
 //! changes takes a new number, and an unknown number is no hint.
 
+use alloc::{vec, vec::Vec};
+
 use crate::{cache::question::QuestionKey, clock::Instant};
 
 /// The first byte of each kind.

@@ -24,7 +24,8 @@
 //! A tombstone makes room for a lease, so invented tokens can fill no bucket with them: at worst a call that
 //! failed is forgotten early and made again.
 
-use std::time::Duration;
+use alloc::vec::Vec;
+use core::time::Duration;
 
 use crate::{
     cache::question::QuestionKey,
@@ -232,7 +233,7 @@ impl Claim<'_> {
                 State::Released(Tombstone::Stored(_)) => *lease = self.lease(key, until),
                 State::Held { until, contended } if lease.holder != self.holder => {
                     let waits = self.on_held == OnHeld::Wait;
-                    let is_first = waits && !std::mem::replace(contended, true);
+                    let is_first = waits && !core::mem::replace(contended, true);
                     let held = Acquired::Held {
                         until: *until,
                         to_notify: is_first.then_some(lease.holder),

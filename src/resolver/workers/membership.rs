@@ -5,7 +5,8 @@
 //! whose worker has gone (its VM failed) is taken over, and its queue with it, so that neither places nor
 //! undelivered messages pile up.
 
-use std::time::Duration;
+use alloc::vec::Vec;
+use core::time::Duration;
 
 use super::hint::Hint;
 use crate::{
@@ -104,7 +105,7 @@ impl Membership {
     /// Returns whether hints may not have reached this worker since this was last asked: there is no seat for it, or it had
     /// none for a while.
     pub fn has_missed_hints(&mut self) -> bool {
-        std::mem::replace(&mut self.has_lacked_seat, self.seat.is_none())
+        core::mem::replace(&mut self.has_lacked_seat, self.seat.is_none())
     }
 
     /// Sends a hint to every other worker, also to one that has just taken a new seat. A worker that has taken over the seat of

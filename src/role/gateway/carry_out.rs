@@ -3,6 +3,8 @@
 //! The filter state has the same percent-encoded values as the headers. A device id may hold a newline, which
 //! would write a line of its own into an access log in text form.
 
+use alloc::string::String;
+
 use super::{
     outcome,
     policy::{Annotation, Decision},

@@ -13,10 +13,11 @@
 //! did, and is repeated no more. Where there is still no room, an end acts at once and only once. `tests/scenarios/ends.rs` shows
 //! the rest of it.
 
+use alloc::{rc::Rc, vec::Vec};
+use core::time::Duration;
+
 mod ended_by;
 mod handover;
-
-use std::{rc::Rc, time::Duration};
 
 pub use self::ended_by::EndedBy;
 use self::handover::{EndSubject, HandedOverEnd, Incoming, Outgoing};

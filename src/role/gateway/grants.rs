@@ -4,7 +4,8 @@
 //! entries and in bytes; when full, the next entry that was not used since the hand last passed it goes
 //! (second chance). An entry counts for the epoch it was read in, see [`crate::cache::epoch`].
 
-use std::fmt;
+use alloc::vec::Vec;
+use core::fmt;
 
 use super::policy::Grant;
 use crate::{
@@ -160,7 +161,7 @@ impl Grants {
             let Some(frame) = self.frames.get_mut(self.hand) else {
                 return;
             };
-            if !std::mem::take(&mut frame.referenced) {
+            if !core::mem::take(&mut frame.referenced) {
                 break;
             }
             self.hand += 1;

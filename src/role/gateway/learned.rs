@@ -1,6 +1,7 @@
 //! What was learned lately from what passes, so that it costs MAS few questions.
 
-use std::{rc::Rc, time::Duration};
+use alloc::rc::Rc;
+use core::time::Duration;
 
 use super::ends::SessionEnds;
 use crate::{

@@ -5,6 +5,8 @@
 //! The non-obvious rule: a grant is of the worker, whichever listener it came from. So the largest `cache.local_entries` of all
 //! listeners is the bound for all of them, and one that keeps few pushes out nothing that another keeps.
 
+use alloc::vec::Vec;
+
 use super::{
     grants::{Grants, KeptGrant},
     policy::Grant,

@@ -5,7 +5,7 @@
 //! no resolution rejects or annotates it: MAS judges the request itself. Without a user, only what is known of the
 //! token ends.
 
-use std::rc::Rc;
+use alloc::rc::Rc;
 
 use super::{
     policy::Need,

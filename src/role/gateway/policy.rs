@@ -2,10 +2,10 @@
 //!
 //! Pure: a request comes in as [`RequestHead`], a decision goes out as data.
 
+use alloc::rc::Rc;
+
 mod grant;
 mod inspection;
-
-use std::rc::Rc;
 
 pub use self::{
     grant::{EncodedIdentity, Grant},

@@ -1,6 +1,6 @@
 //! The question that a request's need of a verdict becomes.
 
-use std::rc::Rc;
+use alloc::rc::Rc;
 
 use super::policy::Need;
 use crate::resolver::{Origin, Query, Upstream};

@@ -138,8 +138,8 @@ fn remember(
     tokens.insert(hash, recognized);
 }
 
-impl std::fmt::Debug for RecognizedTokens {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl core::fmt::Debug for RecognizedTokens {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.write_str("RecognizedTokens(..)")
     }
 }
@@ -151,8 +151,8 @@ mod tests {
     use super::*;
     use crate::{
         config::{self, AppserviceTokens},
+        hashes::multilinear::tests::random,
         mas::token::{Shape, TokenKind},
-        random,
         token::TokenDigest,
     };
 
@@ -165,7 +165,7 @@ mod tests {
     const SECRET: TokenSecret = TokenSecret::NONE;
 
     fn none() -> RecognizedTokens {
-        RecognizedTokens::new(random::number)
+        RecognizedTokens::new(random)
     }
 
     fn config(appservice_tokens: &[&str]) -> Config {

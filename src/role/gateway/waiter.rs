@@ -1,6 +1,6 @@
 //! What a request of the gateway waits for, and what it needs to be decided.
 
-use std::rc::Rc;
+use alloc::rc::Rc;
 
 use super::{
     carry_out::ReplyForm,

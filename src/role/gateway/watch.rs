@@ -2,6 +2,8 @@
 //!
 //! `passing.rs` says what it makes of what it sees.
 
+use alloc::boxed::Box;
+
 use super::{
     ends::{EndedBy, Ending, Scope},
     policy::Logout,

@@ -5,7 +5,8 @@
 //! begun is waited for, for as long as Envoy lets a stream be silent (`stream_idle_timeout`): MAS could not answer half
 //! of it either.
 
-use std::{rc::Rc, time::Duration};
+use alloc::rc::Rc;
+use core::time::Duration;
 
 use super::watch::{Exchange, Watch};
 use crate::{
@@ -99,7 +100,8 @@ impl AwaitingBody {
     /// Notes the first piece of a form whose request was passed on at the moment `released_at` without one. A client may
     /// be slow, and then the piece comes at any time. If it comes at once, Envoy had it all the while.
     pub fn suspect_listener<H: Host>(&mut self, cb: &Callback<'_, H>, released_at: Instant) {
-        if cb.now().since(released_at) < AT_ONCE && !std::mem::replace(&mut self.has_warned, true) {
+        if cb.now().since(released_at) < AT_ONCE && !core::mem::replace(&mut self.has_warned, true)
+        {
             log::error!(
                 "no body came with an introspection request, which goes on to MAS: set \
                  allow_on_headers_stop_iteration in the plugin configuration of this listener"

@@ -7,7 +7,7 @@
 //! nothing to the other. And it does not run out because MAS cannot answer: the cache is there for just that time. When
 //! it has run out, one request is left to MAS, and only an answer ends the acceptance.
 
-use std::time::Duration;
+use core::time::Duration;
 
 use crate::{
     clock::Instant,

@@ -4,7 +4,8 @@
 //! It is read in pieces. Of a caller that MAS has not answered yet, the token itself is not kept: whether the form is
 //! such a one is all that counts.
 
-use std::fmt;
+use alloc::vec::Vec;
+use core::fmt;
 
 use crate::{
     mas::introspection::HINT,
@@ -49,7 +50,7 @@ impl QuestionForm {
 
     /// Reads the next piece. `false`: the form is another one, whatever comes.
     pub fn read(&mut self, piece: &[u8]) -> bool {
-        let mut parser = std::mem::take(&mut self.parser);
+        let mut parser = core::mem::take(&mut self.parser);
         parser.read(piece, |part| self.take(part));
         self.parser = parser;
         !self.is_other
@@ -57,7 +58,7 @@ impl QuestionForm {
 
     /// Notes that the form has ended. Returns whether it is one that the homeserver sends.
     pub fn finish(&mut self) -> bool {
-        let parser = std::mem::take(&mut self.parser);
+        let parser = core::mem::take(&mut self.parser);
         parser.finish(|part| self.take(part));
         !self.is_other && self.has_token && self.has_hint
     }

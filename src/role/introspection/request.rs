@@ -13,7 +13,7 @@
 //! as soon as more of its body has come than the listener may buffer, and the first piece of a chunked body
 //! can be that long. Synapse always sends `content-length`.
 
-use std::borrow::Cow;
+use alloc::{borrow::Cow, string::ToString, vec::Vec};
 
 use crate::{
     cache::ActiveEntry,
@@ -63,7 +63,7 @@ pub fn announced<'a>(config: &Config, head: &'a RequestHead) -> Option<Announced
 }
 
 fn short_length(length: &[u8]) -> Option<usize> {
-    let length = std::str::from_utf8(length).ok()?.parse().ok()?;
+    let length = core::str::from_utf8(length).ok()?.parse().ok()?;
     (length <= MAX_FORM_BYTES).then_some(length)
 }
 

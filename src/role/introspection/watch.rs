@@ -1,5 +1,7 @@
 //! What the introspection role still watches for in an exchange.
 
+use alloc::boxed::Box;
+
 use super::{callers::CallerKey, form::QuestionForm};
 use crate::{
     clock::Instant,

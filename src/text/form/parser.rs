@@ -110,7 +110,7 @@ impl FormParser {
 
     /// What has come of an escape stands for itself.
     fn end_escape(&mut self, take: &mut impl FnMut(Part<'_>)) {
-        match std::mem::take(&mut self.escape) {
+        match core::mem::take(&mut self.escape) {
             Escape::None => {}
             Escape::Percent => take(self.part(b"%")),
             Escape::High(high) => take(self.part(&[b'%', high])),
@@ -120,7 +120,7 @@ impl FormParser {
     fn end_pair(&mut self, take: &mut impl FnMut(Part<'_>)) {
         self.end_escape(take);
         self.is_in_value = false;
-        if std::mem::take(&mut self.has_begun) {
+        if core::mem::take(&mut self.has_begun) {
             take(Part::End);
         }
     }

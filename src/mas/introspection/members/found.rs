@@ -1,6 +1,8 @@
 //! The members of an introspection response, as either reader takes them in one after the other: [`super::plain`] and
 //! [`super::any`].
 
+use alloc::{string::String, vec::Vec};
+
 use crate::text::percent::hex_digit;
 
 /// Texts in [`Members`].

@@ -9,6 +9,8 @@
 //!
 //! All of it has one key, whose name would change with the format.
 
+use alloc::vec::Vec;
+
 use super::ended_by::EndedBy;
 use crate::{
     clock::Instant,

@@ -1,6 +1,6 @@
 //! What an active token grants on this server.
 
-use std::rc::Rc;
+use alloc::{rc::Rc, vec::Vec};
 
 use crate::{
     config::GrantTerms,
