@@ -136,7 +136,9 @@ impl<W> Resolver<W> {
             Ok(Start::Hit(cached)) => {
                 Some(self.found(query.digest, cached.into(), Provenance::Shared))
             }
-            Ok(Start::Stale(entry)) => Some(self.serve_stale(cb, query.key(), entry)),
+            Ok(Start::Stale(entry)) => {
+                Some(self.serve_stale(cb, query.upstream, &query.digest, entry))
+            }
             Ok(Start::Flight(mut flight)) => {
                 // Requests that wait for the same answer: in the line of another pool, or without a place in line.
                 if let Some(queued) = self.take_from_line(&key) {
@@ -273,11 +275,11 @@ impl<W> Resolver<W> {
                         self.resume(cb, key, flight);
                     }
                 }
-                Some(Hint::Failed(key, notice)) => {
-                    self.fail_awaiting(cb, key, notice, NoVerdict::Elsewhere);
+                Some(Hint::Failed(key, asker, notice)) => {
+                    self.fail_awaiting(cb, key, Some(asker), notice, NoVerdict::Elsewhere);
                 }
                 Some(Hint::Outdated(key, notice)) => {
-                    self.fail_awaiting(cb, key, notice, NoVerdict::Outdated);
+                    self.fail_awaiting(cb, key, None, notice, NoVerdict::Outdated);
                 }
                 Some(Hint::Invalidated) => self.workers.read_epochs(cb),
                 // Its call has ended, and what it brought is in the shared cache, unless the token has ended since.

@@ -75,6 +75,7 @@ impl Seed {
             fingerprint: FINGERPRINT,
         };
         let claim = Claim {
+            asker: None,
             key: &key,
             holder: 1,
             now: self.now,

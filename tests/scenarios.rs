@@ -8,6 +8,8 @@ mod every_key;
 #[expect(dead_code, reason = "each test layer uses a part of it")]
 mod simulated;
 
+#[path = "scenarios/askers.rs"]
+mod askers;
 #[path = "scenarios/attack.rs"]
 mod attack;
 #[path = "scenarios/backoff.rs"]

@@ -22,7 +22,7 @@ use matrix_edge_auth::{
     clock::Instant,
     config::{self, UnknownTokenBudget},
     mas::{
-        introspection::Answer,
+        introspection::{Answer, Asker},
         provisioning::Voiding,
         user::{DeviceKey, UserKey},
     },
@@ -174,6 +174,7 @@ fn leases(store: &Planted, digest: &TokenDigest, now: Instant) {
         .any(|value| contain(value, &digest.0));
     let claim = |holder, cache_read_at| {
         let claim = Claim {
+            asker: None,
             key: &key,
             holder,
             now,
@@ -203,7 +204,7 @@ fn leases(store: &Planted, digest: &TokenDigest, now: Instant) {
         Acquired::BucketFull => assert!(!store.values.of("l").is_empty()),
     }
     leases.release(store, &key, ME, Some(Tombstone::Stored(now)));
-    leases.release(store, &key, OTHER, Some(Tombstone::Failed(now)));
+    leases.release(store, &key, OTHER, Some(Tombstone::Failed(now, Asker(0))));
     leases.release(store, &key, OTHER, None);
 }
 

@@ -3,7 +3,7 @@
 //! The non-obvious rule: a token alone is not enough. Two configurations may ask two MAS about one token,
 //! and an answer of the one says nothing to the other.
 
-use crate::token::TokenDigest;
+use crate::{mas::introspection::Asker, token::TokenDigest};
 
 /// A question to MAS: the token, and the [`crate::config::Config::fingerprint`] of who is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -17,6 +17,14 @@ pub struct QuestionKey {
 impl QuestionKey {
     /// Length of [`Self::to_bytes`].
     pub const BYTES: usize = TokenDigest::BYTES + 8;
+
+    /// The name of the same question as one who asks so puts it. It stands in no lease and no hint.
+    pub fn put_by(self, Asker(asker): Asker) -> Self {
+        Self {
+            fingerprint: self.fingerprint ^ u64::from(asker),
+            ..self
+        }
+    }
 
     /// The key as it stands in leases and hints.
     pub fn to_bytes(self) -> [u8; Self::BYTES] {

@@ -10,15 +10,20 @@ use core::{
 
 use super::log;
 
+/// Where the standard library ends what can have no memory.
+const OUT_OF_MEMORY: &str = "alloc/src/alloc.rs";
+
 #[panic_handler]
 fn panic(panic: &PanicInfo<'_>) -> ! {
     let mut line = Line::default();
     if let Some(place) = panic.location() {
+        let advice = if place.file().ends_with(OUT_OF_MEMORY) {
+            "no memory is left"
+        } else {
+            "please report it"
+        };
         // What does not fit is left out.
-        let _ = write!(
-            line,
-            "panic at {place}: please report it; in alloc.rs there was no memory left"
-        );
+        let _ = write!(line, "panic at {place}: {advice}");
     }
     log::error(line.text());
     wasm32::unreachable()

@@ -15,7 +15,7 @@ pub(super) fn read() -> Option<u64> {
     (errno == 0).then(|| u64::from_le_bytes(bytes))
 }
 
-/// Returns a random number.
+/// Returns a random number; 0 in a module that may not ask for one, which serves nobody.
 #[inline(never)]
 pub(super) fn number() -> u64 {
     read().unwrap_or_default()

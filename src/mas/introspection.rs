@@ -27,5 +27,5 @@ pub use self::{
         ActiveAnswer, ActiveToken, Answer, InactiveAnswer, IntrospectionResponse,
         MAX_RESPONSE_BYTES, read,
     },
-    settings::{ClientCredential, MAX_RETRIES, OwnCredential, Settings},
+    settings::{Asker, ClientCredential, MAX_RETRIES, OwnCredential, Settings},
 };

@@ -5,6 +5,9 @@
 //! for the call that fails; the ones after it are served at once, and a retry runs behind them at the most
 //! once a second.
 //!
+//! Questions go by the name that one has as a listener puts it (`Upstream::own_question`), since MAS may refuse the secret of one
+//! listener and not that of another.
+//!
 //! The non-obvious rule: a token may not come again for a while, and MAS may be well by then. So once MAS has answered any
 //! question of this worker, an earlier failure says nothing any more, and the token's next request waits for its verdict.
 

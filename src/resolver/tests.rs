@@ -403,7 +403,7 @@ fn a_failure_is_remembered_only_where_a_stale_answer_serves() {
         worker.pass(10_000);
         worker.ask(&upstream, token, &ALICE);
         worker.answer(500, "");
-        let question = upstream.question(&TokenDigest::of(token.as_bytes()));
+        let question = upstream.own_question(&TokenDigest::of(token.as_bytes()));
         let failed_at = worker.resolver.failures.failed_at(&question);
         assert_eq!(failed_at.is_some(), is_remembered, "{token}");
     }

@@ -12,7 +12,7 @@ use crate::{
     cache::{SharedCache, question::QuestionKey},
     config::{Config, UnknownTokenBudget},
     host::fields::serialize,
-    mas::introspection::{self, Settings},
+    mas::introspection::{self, Asker, Settings},
     token::TokenDigest,
 };
 
@@ -49,6 +49,8 @@ pub struct Consumer {
 pub struct Upstream {
     /// How MAS is asked.
     pub settings: Rc<Settings>,
+    /// The name of that.
+    pub asker: Asker,
     /// The shared cache, as this configuration sizes it.
     pub cache: SharedCache,
     /// How many inactive tokens one client may bring.
@@ -76,6 +78,7 @@ impl Upstream {
         let cache = SharedCache::new(&config.cache, config.fingerprint());
         Self {
             settings: Rc::clone(&config.introspection),
+            asker: config.introspection.asker(),
             cache: cache.keeping_inactive(consumer.kept_inactive),
             budget: config.unknown_token_budget,
             admission: consumer.admission,
@@ -104,5 +107,10 @@ impl Upstream {
     /// Returns the name of the question whose token this is.
     pub fn question(&self, digest: &TokenDigest) -> QuestionKey {
         self.cache.question(digest)
+    }
+
+    /// Returns the name of the question as this configuration puts it: a call fails only for those who ask alike.
+    pub fn own_question(&self, digest: &TokenDigest) -> QuestionKey {
+        self.question(digest).put_by(self.asker)
     }
 }

@@ -141,6 +141,7 @@ impl Workers {
         let mut claim = Claim {
             key,
             holder: self.membership.worker_id(cb.host),
+            asker: Some(upstream.asker),
             now,
             // The worker that stored an answer read the clock first and released the lease later: at most the
             // time that a lease holds.
@@ -210,6 +211,7 @@ impl Workers {
         let claim = Claim {
             key,
             holder: self.membership.worker_id(cb.host),
+            asker: None,
             now,
             cache_read_at: now,
             on_held: OnHeld::GoOn,

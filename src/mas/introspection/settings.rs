@@ -38,6 +38,12 @@ pub struct Settings {
     pub shard_by_token: bool,
 }
 
+/// A name for how the same question is asked: with which secret, for how long, how often. A call fails for those who ask alike.
+/// It has 16 bits of a hash, since it stands in shared data: enough to tell the listeners of one Envoy apart, too few to find a
+/// secret by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asker(pub u16);
+
 /// What proves to MAS that the edge may ask. `Debug` shows no secret.
 pub enum ClientCredential {
     /// The module knows it and sends it.
@@ -71,6 +77,19 @@ impl Settings {
     /// How often Envoy repeats a call.
     pub fn envoys_retries(&self) -> u32 {
         self.retries - self.own_retries()
+    }
+
+    /// Returns the name of how these settings ask.
+    pub fn asker(&self) -> Asker {
+        let mut hash = Sha256::new();
+        hash.update(self.timeout.as_millis().to_le_bytes());
+        hash.update(self.retries.to_le_bytes());
+        hash.update([self.shard_by_token.into()]);
+        if let Some(credential) = self.credential.known() {
+            hash.update(credential.digest);
+        }
+        let [first, second, ..] = hash.finalize().0;
+        Asker(u16::from_le_bytes([first, second]))
     }
 
     /// The `:authority` of a question about this token, if it has its own. The label has 16 bits of the token's SHA-256, which

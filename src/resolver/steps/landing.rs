@@ -10,7 +10,7 @@ use crate::{
     cache::{Introspected, question::QuestionKey},
     host::{Backend, Callback},
     maps::sorted::SortedMap,
-    mas::introspection::NoVerdict,
+    mas::introspection::{Asker, NoVerdict},
     resolver::{
         flight::Flight,
         resolution::Waiting,
@@ -83,7 +83,8 @@ impl<W> Resolver<W> {
         introspected: Introspected,
     ) {
         let upstream = Rc::clone(&flight.call.upstream);
-        self.failures.note_answer(&key, introspected.answered_at);
+        let own = upstream.own_question(&key.digest);
+        self.failures.note_answer(&own, introspected.answered_at);
         self.reports.note_answer(cb, &upstream);
         let disposition = self.store_unless_void(cb, &key, &mut flight, &introspected);
         let landed = Landed {
@@ -197,7 +198,7 @@ impl<W> Resolver<W> {
     }
 
     /// Asks anew for those who came after a question was asked.
-    fn resume_anew<H: Backend>(
+    pub(super) fn resume_anew<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
         key: QuestionKey,
@@ -208,12 +209,14 @@ impl<W> Resolver<W> {
         self.resume(cb, key, flight);
     }
 
-    /// Ends the waiting for another worker's call that failed, for the requests that the notice is meant for. The others wait
-    /// for a later call; so do all, if this worker has looked since the notice and found a worker asking.
+    /// Ends the waiting for another worker's call that failed, for the requests that the notice is meant for: `asker` says who
+    /// asked, if that matters. The others wait for a later call; so do all, if this worker has looked since the notice and found
+    /// a worker asking.
     pub(in crate::resolver) fn fail_awaiting<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
         key: QuestionKey,
+        asker: Option<Asker>,
         notice: Notice,
         why: NoVerdict,
     ) {
@@ -221,9 +224,10 @@ impl<W> Resolver<W> {
             return;
         };
         let is_current = flight.since < notice.sent_at;
-        let told = flight
-            .waiters
-            .take(&|waiting| is_current && waiting.since < notice.waiting_before);
+        let told = flight.waiters.take(&|waiting| {
+            let is_meant = asker.is_none_or(|asker| asker == waiting.upstream.asker);
+            is_current && is_meant && waiting.since < notice.waiting_before
+        });
         self.resolve_without_verdict(cb, &key.digest, told, why);
         self.resume(cb, key, flight);
     }

@@ -23,13 +23,14 @@ impl<W> Resolver<W> {
     ) -> Option<Found> {
         let now = cb.now();
         let key = query.key();
+        let own = query.upstream.own_question(&query.digest);
         let slot = Slot {
             pool: query.upstream.admission.pool,
             client: None,
             is_known: true,
         };
         if self.flights.contains(&key)
-            || self.failures.is_backing_off(&key, now)
+            || self.failures.is_backing_off(&own, now)
             || !self.admits(query.upstream, &slot)
         {
             return None;
@@ -37,7 +38,7 @@ impl<W> Resolver<W> {
         if let Some(renewed) = self.lookup_renewal(cb, query) {
             return Some(renewed);
         }
-        self.failures.note_attempt(key, now);
+        self.failures.note_attempt(own, now);
         let is_fresh = |cached: &Cached| !cached.is_due(now);
         let leased = match self
             .workers
@@ -72,8 +73,9 @@ impl<W> Resolver<W> {
         cb: &Callback<'_, H>,
         query: &Query<'_>,
     ) -> Option<Found> {
-        let (upstream, key, now) = (query.upstream, query.key(), cb.now());
-        let failed_at = self.failures.failing_since(&key, now)?;
+        let (upstream, now) = (query.upstream, cb.now());
+        let own = upstream.own_question(&query.digest);
+        let failed_at = self.failures.failing_since(&own, now)?;
         let entry = upstream.cache.lookup_stale(cb.host, &query.digest, now)?;
         // A failure from before this answer was asked for says nothing of MAS now.
         if failed_at < entry.asked_at {

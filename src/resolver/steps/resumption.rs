@@ -101,7 +101,7 @@ impl<W> Resolver<W> {
     ) {
         let upstream = Rc::clone(&flight.call.upstream);
         let waiters = flight.waiters.take(&|waiting| is_of(waiting, &upstream));
-        let found = self.serve_stale(cb, key, entry);
+        let found = self.serve_stale(cb, &upstream, &key.digest, entry);
         self.resolutions.push_back(Resolution { found, waiters });
         self.resume(cb, key, flight);
     }

@@ -46,7 +46,8 @@ impl<W> Resolver<W> {
         match stale {
             Some(entry) => {
                 if why.is_failure() {
-                    self.failures.note_failure(upstream.question(digest), now);
+                    self.failures
+                        .note_failure(upstream.own_question(digest), now);
                 }
                 let verdict = Verdict::Active(entry);
                 self.found(*digest, verdict, Provenance::Stale)
@@ -60,11 +61,13 @@ impl<W> Resolver<W> {
     pub(in crate::resolver) fn serve_stale<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
-        key: QuestionKey,
+        upstream: &Upstream,
+        digest: &TokenDigest,
         entry: Box<ActiveEntry>,
     ) -> Found {
-        self.failures.note_failure(key, cb.now());
-        self.found(key.digest, Verdict::Active(entry), Provenance::Stale)
+        self.failures
+            .note_failure(upstream.own_question(digest), cb.now());
+        self.found(*digest, Verdict::Active(entry), Provenance::Stale)
     }
 
     /// Gives no verdict, and nothing in its place, since too many requests wait on this worker: that is the clients'
@@ -83,31 +86,40 @@ impl<W> Resolver<W> {
     /// Ends a flight without a verdict. After a failed call no worker calls MAS about the token for a second, which counts from the
     /// beginning of the failed call. So a call that took a second or longer delays no later request. Where a stale answer serves,
     /// the second counts from the end of the failed call, since no request waits for the next call.
+    ///
+    /// A call fails for those who ask alike. MAS may refuse the secret of one listener and not that of another, or be too slow for
+    /// the one alone, so those who ask otherwise ask anew.
     pub(in crate::resolver) fn fail<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
         key: QuestionKey,
-        flight: Box<Flight<W>>,
+        mut flight: Box<Flight<W>>,
         why: NoVerdict,
     ) {
         let upstream = Rc::clone(&flight.call.upstream);
+        let asker = upstream.asker;
         // A renewal has no waiter; what it was to renew serves on.
         let serves_stale = matches!(
             self.stand_in(cb, &upstream, &key.digest, why).verdict,
             Verdict::Active(_)
         );
         let tombstone = if serves_stale {
-            Some(Tombstone::Failed(cb.now()))
+            Some(Tombstone::Failed(cb.now(), asker))
         } else {
-            let begun = Tombstone::Failed(flight.since);
+            let begun = Tombstone::Failed(flight.since, asker);
             why.holds_off_others().then_some(begun)
         };
         let notice = Notice {
             waiting_before: cb.now(),
             sent_at: cb.now(),
         };
-        self.end_call(cb, key, &flight, Hint::Failed(key, notice), tombstone);
-        self.resolve_without_verdict(cb, &key.digest, flight.waiters, why);
+        let hint = Hint::Failed(key, asker, notice);
+        self.end_call(cb, key, &flight, hint, tombstone);
+        let told = flight
+            .waiters
+            .take(&|waiting| !why.is_failure() || waiting.upstream.asker == asker);
+        self.resolve_without_verdict(cb, &key.digest, told, why);
+        self.resume_anew(cb, key, flight);
     }
 
     /// Releases the flight's lease, if it has one.
@@ -135,7 +147,8 @@ impl<W> Resolver<W> {
     ) {
         let now = cb.now();
         let stale = upstream.cache.lookup_stale(cb.host, &key.digest, now);
-        let tombstone = stale.is_some().then_some(Tombstone::Failed(now));
+        let failed = Tombstone::Failed(now, upstream.asker);
+        let tombstone = stale.is_some().then_some(failed);
         self.workers
             .release(cb, key, Hint::LookAgain(key), tombstone, false);
     }

@@ -5,14 +5,14 @@
 
 use alloc::{vec, vec::Vec};
 
-use crate::{cache::question::QuestionKey, clock::Instant};
+use crate::{cache::question::QuestionKey, clock::Instant, mas::introspection::Asker};
 
 /// The first byte of each kind.
 const LOOK_AGAIN: u8 = 1;
 const INVALIDATED: u8 = 3;
 const WANTED: u8 = 4;
-const FAILED: u8 = 8;
 const OUTDATED: u8 = 9;
+const FAILED: u8 = 10;
 
 /// What one worker tells the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,9 +20,9 @@ pub enum Hint {
     /// The answer to this question is in the shared cache, or the sender does not ask MAS for it any more. A worker with
     /// requests that wait for it looks into the cache again.
     LookAgain(QuestionKey),
-    /// This question got no verdict.
-    Failed(QuestionKey, Notice),
-    /// The same: MAS has voided the answers while they were on their way.
+    /// This question got no verdict as this one asked it.
+    Failed(QuestionKey, Asker, Notice),
+    /// This question got no verdict, whoever asked it: MAS has voided the answers while they were on their way.
     Outdated(QuestionKey, Notice),
     /// A worker waits for the answer to this question, whose lease the receiver has.
     Wanted(QuestionKey),
@@ -42,14 +42,17 @@ pub struct Notice {
 impl Hint {
     /// Returns the message.
     pub fn encode(self) -> Vec<u8> {
-        let (kind, key, notice) = match self {
-            Self::LookAgain(key) => (LOOK_AGAIN, Some(key), None),
-            Self::Invalidated => (INVALIDATED, None, None),
-            Self::Wanted(key) => (WANTED, Some(key), None),
-            Self::Failed(key, notice) => (FAILED, Some(key), Some(notice)),
-            Self::Outdated(key, notice) => (OUTDATED, Some(key), Some(notice)),
+        let (kind, asker, key, notice) = match self {
+            Self::LookAgain(key) => (LOOK_AGAIN, None, Some(key), None),
+            Self::Invalidated => (INVALIDATED, None, None, None),
+            Self::Wanted(key) => (WANTED, None, Some(key), None),
+            Self::Failed(key, asker, notice) => (FAILED, Some(asker), Some(key), Some(notice)),
+            Self::Outdated(key, notice) => (OUTDATED, None, Some(key), Some(notice)),
         };
         let mut bytes = vec![kind];
+        if let Some(Asker(asker)) = asker {
+            bytes.extend_from_slice(&asker.to_le_bytes());
+        }
         if let Some(key) = key {
             bytes.extend_from_slice(&key.to_bytes());
         }
@@ -65,21 +68,26 @@ impl Hint {
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (kind, rest) = bytes.split_first()?;
         let moment = |bytes: &[u8; 8]| Instant::from_le_bytes(*bytes);
-        let with_notice = |hint: fn(QuestionKey, Notice) -> Self| {
+        let with_notice = |rest: &[u8]| {
             let (rest, sent_at) = rest.split_last_chunk()?;
             let (key, waiting_before) = rest.split_last_chunk()?;
             let notice = Notice {
                 waiting_before: moment(waiting_before),
                 sent_at: moment(sent_at),
             };
-            Some(hint(QuestionKey::from_bytes(key)?, notice))
+            Some((QuestionKey::from_bytes(key)?, notice))
         };
         match *kind {
             LOOK_AGAIN => QuestionKey::from_bytes(rest).map(Self::LookAgain),
             INVALIDATED => Some(Self::Invalidated),
             WANTED => QuestionKey::from_bytes(rest).map(Self::Wanted),
-            FAILED => with_notice(Self::Failed),
-            OUTDATED => with_notice(Self::Outdated),
+            FAILED => {
+                let (asker, rest) = rest.split_first_chunk()?;
+                let (key, notice) = with_notice(rest)?;
+                let asker = Asker(u16::from_le_bytes(*asker));
+                Some(Self::Failed(key, asker, notice))
+            }
+            OUTDATED => with_notice(rest).map(|(key, notice)| Self::Outdated(key, notice)),
             _ => None,
         }
     }
@@ -108,8 +116,8 @@ mod tests {
     /// Returns the hint that the test below comes to after this one. The compiler asks for a new one.
     fn next(hint: Hint) -> Option<Hint> {
         match hint {
-            Hint::LookAgain(key) => Some(Hint::Failed(key, NOTICE)),
-            Hint::Failed(key, notice) => Some(Hint::Outdated(key, notice)),
+            Hint::LookAgain(key) => Some(Hint::Failed(key, Asker(0x1234), NOTICE)),
+            Hint::Failed(key, _, notice) => Some(Hint::Outdated(key, notice)),
             Hint::Outdated(key, _) => Some(Hint::Wanted(key)),
             Hint::Wanted(_) => Some(Hint::Invalidated),
             Hint::Invalidated => None,
@@ -127,7 +135,7 @@ mod tests {
     #[test]
     fn a_hint_of_another_version_is_none() {
         let stored = Hint::LookAgain(question()).encode();
-        let failed = Hint::Failed(question(), NOTICE).encode();
+        let failed = Hint::Failed(question(), Asker(0x1234), NOTICE).encode();
         let longer = [&*stored, &[0]].concat();
         for bytes in [
             &[][..],

@@ -19,7 +19,9 @@
 //!
 //! Releasing a lease after a store leaves a tombstone for one lease period. It closes a race: a worker that missed
 //! just before the store and asks for the lease just after sees the tombstone and reads the cache again instead
-//! of calling MAS. A call that failed leaves another kind of tombstone, so that no worker tries again within a second.
+//! of calling MAS. A call that failed leaves another kind of tombstone, so that no worker tries again within a second. MAS may
+//! refuse the secret of one listener and not that of another, so this one counts for those who ask alike, and there may be one for
+//! each way of asking.
 //!
 //! A tombstone makes room for a lease, so invented tokens can fill no bucket with them: at worst a call that
 //! failed is forgotten early and made again.
@@ -31,6 +33,7 @@ use crate::{
     cache::question::QuestionKey,
     clock::Instant,
     host::{NotWritten, Store, until_written},
+    mas::introspection::Asker,
     shared_data::{
         bucket::{Bucket, Buckets},
         name::Space,
@@ -44,7 +47,7 @@ pub const LEASE: Duration = Duration::from_secs(1);
 /// Leases in all: far more than calls can be in flight, so that a bucket is seldom full.
 const LEASES: u32 = 16_384;
 
-/// A lease as bytes: digest, fingerprint, holder, moment, flags.
+/// A lease as bytes: digest, fingerprint, holder, moment, flags. Of a call that failed, who asked stands in the holder's place.
 const BYTES: usize = QuestionKey::BYTES + 8 + 8 + 1;
 
 const CONTENDED: u8 = 2;
@@ -68,7 +71,7 @@ pub enum Acquired {
     /// No worker holds the lease, but an answer was stored at this moment. Read the cache; if the entry
     /// cannot be used, acquire again with this moment as `cache_read_at`.
     Tombstone(Instant),
-    /// No worker holds the lease, and none may acquire it for a while: a call has failed.
+    /// No worker holds the lease, and none that asks alike may acquire it for a while: a call has failed.
     Failed,
     /// The bucket is full of other leases, or shared data takes none: call MAS without one.
     BucketFull,
@@ -90,8 +93,8 @@ pub enum Leased {
 pub enum Tombstone {
     /// An answer has been in the shared cache since then.
     Stored(Instant),
-    /// MAS gave no answer. No worker tries again for the time of a lease, counted from this moment.
-    Failed(Instant),
+    /// MAS gave no answer to this one. No worker asks like that again for the time of a lease, counted from this moment.
+    Failed(Instant, Asker),
 }
 
 /// The lease table.
@@ -129,7 +132,7 @@ enum State {
 impl Tombstone {
     fn at(self) -> Instant {
         match self {
-            Self::Stored(at) | Self::Failed(at) => at,
+            Self::Stored(at) | Self::Failed(at, _) => at,
         }
     }
 }
@@ -140,15 +143,16 @@ impl Lease {
         let (key, rest) = bytes.split_first_chunk()?;
         let (holder, rest) = rest.split_first_chunk()?;
         let (moment, flags) = rest.split_first_chunk()?;
+        let holder = u64::from_le_bytes(*holder);
         let [flags] = <[u8; 1]>::try_from(flags).ok()?;
         let moment = Instant::from_le_bytes(*moment);
         Some(Self {
             key: *key,
-            holder: u64::from_le_bytes(*holder),
+            holder,
             state: if flags & STORED != 0 {
                 State::Released(Tombstone::Stored(moment))
             } else if flags & FAILED != 0 {
-                State::Released(Tombstone::Failed(moment))
+                State::Released(Tombstone::Failed(moment, Asker(holder as u16)))
             } else {
                 State::Held {
                     until: moment,
@@ -162,7 +166,7 @@ impl Lease {
         let (moment, flags) = match self.state {
             State::Held { until, contended } => (until, if contended { CONTENDED } else { 0 }),
             State::Released(Tombstone::Stored(at)) => (at, STORED),
-            State::Released(Tombstone::Failed(at)) => (at, FAILED),
+            State::Released(Tombstone::Failed(at, _)) => (at, FAILED),
         };
         let mut bytes = [0; BYTES];
         let (key, rest) = bytes.split_at_mut(QuestionKey::BYTES);
@@ -183,6 +187,14 @@ impl Lease {
             {
                 Some(contended)
             }
+            _ => None,
+        }
+    }
+
+    /// Who asked, if this is what stays of a call that failed. Each way of asking has one of its own, beside the lease.
+    fn failed_for(&self) -> Option<Asker> {
+        match self.state {
+            State::Released(Tombstone::Failed(_, asker)) => Some(asker),
             _ => None,
         }
     }
@@ -211,6 +223,8 @@ pub struct Claim<'a> {
     pub key: &'a QuestionKey,
     /// How the worker signs leases.
     pub holder: u64,
+    /// Who asks. `None`: every call that failed counts.
+    pub asker: Option<Asker>,
     /// The present moment.
     pub now: Instant,
     /// Up to then its reading of the cache is complete.
@@ -224,13 +238,13 @@ impl Claim<'_> {
     /// the bucket.
     fn enter(&self, leases: &mut Vec<Lease>, capacity: usize) -> (Acquired, bool) {
         let (key, until) = (self.key.to_bytes(), self.now + LEASE);
-        match leases.iter_mut().find(|lease| lease.key == key) {
+        let is_it = |lease: &&mut Lease| lease.key == key && lease.failed_for().is_none();
+        match leases.iter_mut().find(is_it) {
             Some(lease) => match &mut lease.state {
-                State::Released(Tombstone::Failed(_)) => return (Acquired::Failed, false),
                 State::Released(Tombstone::Stored(at)) if *at > self.cache_read_at => {
                     return (Acquired::Tombstone(*at), false);
                 }
-                State::Released(Tombstone::Stored(_)) => *lease = self.lease(key, until),
+                State::Released(_) => *lease = self.lease(key, until),
                 State::Held { until, contended } if lease.holder != self.holder => {
                     let waits = self.on_held == OnHeld::Wait;
                     let is_first = waits && !core::mem::replace(contended, true);
@@ -243,6 +257,11 @@ impl Claim<'_> {
                 State::Held { until: end, .. } => *end = until,
             },
             None => {
+                let failed = leases.iter().filter(|lease| lease.key == key);
+                let mut askers = failed.filter_map(Lease::failed_for);
+                if askers.any(|asker| self.asker.is_none_or(|own| own == asker)) {
+                    return (Acquired::Failed, false);
+                }
                 if leases.len() >= capacity && !evict_oldest_tombstone(leases) {
                     return (Acquired::BucketFull, false);
                 }
@@ -319,6 +338,9 @@ impl Leases {
             let contended = lease.contended(key, holder).unwrap_or_default();
             if let Some(tombstone) = tombstone {
                 lease.state = State::Released(tombstone);
+                if let Tombstone::Failed(_, Asker(asker)) = tombstone {
+                    lease.holder = asker.into();
+                }
                 leases.push(lease);
             }
             // A worker that wrote first may have marked it: it is read again then.

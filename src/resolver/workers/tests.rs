@@ -179,7 +179,12 @@ fn a_failure_keeps_every_worker_from_calling_for_a_second() {
         let [mut one, mut two] = joined(&host);
         store_active(&host, &upstream);
         host.advance(TTL);
-        ask(&mut one, &host, &upstream, Tombstone::Failed(host.now()));
+        ask(
+            &mut one,
+            &host,
+            &upstream,
+            Tombstone::Failed(host.now(), upstream.asker),
+        );
         for worker in [&mut one, &mut two] {
             match acquire(worker, &host, &upstream) {
                 Acquisition::Failed(stale) => assert_eq!(stale.is_some(), serves),
@@ -215,7 +220,12 @@ fn a_full_bucket_costs_the_lease_and_not_the_call() {
 fn a_release_tells_the_others_only_if_one_of_them_waits() {
     let (host, upstream) = (FakeHost::default(), upstream("0s"));
     let [mut one, mut two] = joined(&host);
-    ask(&mut one, &host, &upstream, Tombstone::Failed(host.now()));
+    ask(
+        &mut one,
+        &host,
+        &upstream,
+        Tombstone::Failed(host.now(), upstream.asker),
+    );
     assert_eq!(told(&host, 1), []);
 
     host.advance(LEASE);
@@ -227,7 +237,7 @@ fn a_release_tells_the_others_only_if_one_of_them_waits() {
         waiting_before: host.now(),
         sent_at: host.now(),
     };
-    let failed = Hint::Failed(key, notice);
+    let failed = Hint::Failed(key, upstream.asker, notice);
     one.release(&callback(&host), key, failed, None, false);
     assert_eq!(told(&host, 1), [Some(failed)]);
     let wanted = [Some(Hint::Wanted(key))];

@@ -244,7 +244,7 @@ impl Fleet {
     /// Checks that no VM of a member has failed, and that Envoy has refused nothing.
     pub fn assert_untroubled(&self) {
         for envoy in self.running() {
-            for trouble in ["RuntimeError", "Envoy refused", "panicked"] {
+            for trouble in ["RuntimeError", "Envoy refused", "panic at"] {
                 assert!(!envoy.log().contains(trouble), "see the log");
             }
         }

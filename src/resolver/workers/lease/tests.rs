@@ -7,6 +7,7 @@ const NOW: Instant = Instant::from_millis(1_000_000);
 const SEEN: Instant = NOW;
 const ME: u64 = 1;
 const OTHER: u64 = 2;
+const ASKER: Asker = Asker(3);
 
 fn key(token: &[u8]) -> QuestionKey {
     QuestionKey {
@@ -33,6 +34,7 @@ impl Leases {
         let claim = Claim {
             key,
             holder,
+            asker: Some(ASKER),
             now,
             cache_read_at,
             on_held: OnHeld::Wait,
@@ -236,7 +238,7 @@ fn a_failure_holds_every_worker_off_for_a_second_and_then_counts_no_more() {
     let key = key(b"token");
     let acquire = |holder, now| leases.acquire(&store, &key, holder, now, now);
     acquire(ME, NOW);
-    leases.release(&store, &key, ME, Some(Tombstone::Failed(NOW)));
+    leases.release(&store, &key, ME, Some(Tombstone::Failed(NOW, ASKER)));
     let last = (NOW + LEASE).minus(Duration::from_millis(1));
     for holder in [ME, OTHER] {
         assert_eq!(acquire(holder, NOW), Acquired::Failed);
@@ -244,8 +246,19 @@ fn a_failure_holds_every_worker_off_for_a_second_and_then_counts_no_more() {
     }
     assert_eq!(acquire(OTHER, NOW + LEASE), Acquired::Mine);
     // A call that took as long as that holds nobody off.
-    leases.release(&store, &key, OTHER, Some(Tombstone::Failed(NOW)));
+    leases.release(&store, &key, OTHER, Some(Tombstone::Failed(NOW, ASKER)));
     assert_eq!(acquire(ME, NOW + LEASE), Acquired::Mine);
+}
+
+#[test]
+fn a_failure_holds_off_those_who_ask_alike() {
+    let (store, leases) = (MemoryStore::default(), Leases::default());
+    let key = key(b"token");
+    leases.acquire(&store, &key, ME, NOW, NOW);
+    for (asker, acquired) in [(Asker(4), Acquired::Mine), (ASKER, Acquired::Failed)] {
+        leases.release(&store, &key, ME, Some(Tombstone::Failed(NOW, asker)));
+        assert_eq!(leases.acquire(&store, &key, ME, NOW, NOW), acquired);
+    }
 }
 
 #[test]
