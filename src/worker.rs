@@ -149,6 +149,7 @@ impl Worker {
     }
 
     /// Takes in the headers of a request: answers it, lets it go on, or holds it. `is_whole`: it has no body.
+    #[inline]
     pub fn on_request_headers(
         &mut self,
         host: &impl Host,

@@ -84,6 +84,7 @@ impl<K: Spread, V> ProbingMap<K, V> {
     }
 
     /// Gives `key` a value, instead of the one that it may have.
+    #[inline]
     pub fn insert(&mut self, key: K, value: V) {
         if self.places.len() < 2 * (self.len + 1) {
             self.grow();
@@ -92,6 +93,7 @@ impl<K: Spread, V> ProbingMap<K, V> {
     }
 
     /// Removes the entry of `key`. Returns its value.
+    #[inline]
     pub fn remove(&mut self, key: &K) -> Option<V> {
         let mut gap = self.find(key)?;
         let (_, value) = self.places.get_mut(gap)?.take()?;

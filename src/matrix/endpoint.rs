@@ -113,6 +113,7 @@ impl Endpoints {
     }
 
     /// The same for a path, with the methods that are served there.
+    #[inline]
     pub fn classify_path(&self, path: Path<'_>, method: Method) -> Class {
         let may_leave = !blocked::stays_in_matrix(path);
         let path = path.text;

@@ -84,6 +84,7 @@ impl Gateway {
 
     /// Takes in the headers of a request: answers it, lets it go on, or holds it. Returns the exchange, which `begin` makes.
     /// `None`: the request goes on, and there is nothing to watch for. So it is with federation and media.
+    #[inline]
     pub fn on_request_headers<H: Host, W: From<Waiter>>(
         &mut self,
         cb: &Callback<'_, H>,

@@ -43,6 +43,7 @@ impl From<HostError> for Unclean {
 
 /// Reads the head of the selected request, and removes the identity headers that it brought. After an error nothing
 /// is known of the request, and it must not go on.
+#[inline]
 pub(super) fn read(host: &impl Streams, plugin: &Plugin) -> Result<RequestHead, Unclean> {
     let head = host.request_head()?;
     if head.method().is_empty() {

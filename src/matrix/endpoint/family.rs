@@ -95,6 +95,7 @@ const fn contains(mut methods: &[Method], method: Method) -> bool {
 const FEW: usize = 8;
 
 /// The family that the first segment of `path` names.
+#[inline]
 pub(super) fn find<'a>(families: &'a [Family], path: &[u8]) -> Option<&'a Family> {
     let end = position(path, b'/').unwrap_or(path.len());
     let name = path.get(..end)?;

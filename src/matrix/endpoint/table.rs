@@ -422,6 +422,7 @@ const ELSEWHERE: &[Line] = &[
 ];
 
 /// What the table says of `path`.
+#[inline]
 pub(super) fn classify(path: &[u8], method: Method) -> Class {
     match family(path) {
         Some((family, rest)) => Class {
@@ -490,6 +491,7 @@ pub(super) fn said(path: &[u8], method: Method) -> Said {
 }
 
 /// The family of `path`, and the part of `path` that its endpoints are written for.
+#[inline]
 fn family(path: &[u8]) -> Option<(&'static Family, &[u8])> {
     // The letter behind the prefix tells nearly all paths apart.
     let (families, features, rest) = match path.get(MATRIX_PREFIX.len()) {
@@ -511,6 +513,7 @@ fn family(path: &[u8]) -> Option<(&'static Family, &[u8])> {
 }
 
 /// The path after its version: `r0`, `v1` and higher, `unstable`, and `api/v1` of long ago.
+#[inline]
 fn after_version(path: &[u8]) -> Option<&[u8]> {
     let path = match path {
         [b'a', ..] => after(path, b"api/")?,

@@ -70,6 +70,7 @@ pub enum Logout {
 }
 
 /// Decides what `head` needs under `config`. `recognize` says what a token is, as [`Recognized::of`] does.
+#[inline]
 pub fn inspect<'a>(
     config: &Config,
     head: &'a RequestHead,
