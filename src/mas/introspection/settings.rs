@@ -299,6 +299,37 @@ mod tests {
     }
 
     #[test]
+    fn who_asks_is_told_by_all_that_a_call_may_fail_by() {
+        let settings = |credential, seconds, retries, shard_by_token| Settings {
+            cluster: "mas".to_owned(),
+            authority: "mas".to_owned(),
+            path: "/oauth2/introspect".to_owned(),
+            timeout: Duration::from_secs(seconds),
+            credential,
+            max_in_flight: 64,
+            retries,
+            shard_by_token,
+        };
+        let bearer = ClientCredential::bearer;
+        let asker = settings(bearer("s3cret"), 5, 1, false).asker();
+        for other in [
+            settings(bearer("s3cret."), 5, 1, false),
+            settings(ClientCredential::Injected, 5, 1, false),
+            settings(bearer("s3cret"), 6, 1, false),
+            settings(bearer("s3cret"), 5, 0, false),
+            settings(bearer("s3cret"), 5, 1, true),
+        ] {
+            assert_ne!(other.asker(), asker, "{other:?}");
+        }
+        // How many ask at once is no way of asking.
+        let more = Settings {
+            max_in_flight: 65,
+            ..settings(bearer("s3cret"), 5, 1, false)
+        };
+        assert_eq!(more.asker(), asker);
+    }
+
+    #[test]
     fn debug_shows_no_secret() {
         let shown = format!("{:?}", ClientCredential::bearer("s3cret"));
         assert_eq!(shown, "Known(..)");
