@@ -77,6 +77,8 @@ struct Settings {
     is_relayed: bool,
     /// Configurations differ in the size of their tables and in how long an answer holds.
     is_varied: bool,
+    /// Configurations have secrets of their own: a call that fails decides for nobody who asks with another one.
+    has_secrets: bool,
     /// Workers may be busy for seconds with something else.
     is_crowded: bool,
     /// Milliseconds that a call may take.
@@ -100,6 +102,7 @@ impl Settings {
             interferes: rng.bool(),
             is_relayed: rng.bool(),
             is_varied: rng.u32(..4) == 0,
+            has_secrets: rng.u32(..4) == 0,
             is_crowded: rng.u32(..8) == 0,
             timeout: rng
                 .choice([SHORT_TIMEOUT, TIMEOUT, TIMEOUT, TIMEOUT])
@@ -147,6 +150,10 @@ impl Settings {
         });
         match role {
             Role::Gateway => {
+                if self.has_secrets {
+                    let secret = format!("secret {}", root % 3);
+                    config["introspection"]["credential"] = json!({"bearer": {"value": secret}});
+                }
                 // By the client's name the rules know which answer is served.
                 config["identity_headers"] = json!({"client_id": "x-client"});
                 if let Some(budget) = self.budget {

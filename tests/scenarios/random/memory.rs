@@ -49,11 +49,13 @@ pub struct Lost {
 }
 
 /// A call whose connection failed, and which a tick is to repeat.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Repeat {
     /// When it was sent.
     pub sent_at: u64,
     pub root: RootId,
+    /// What it was sent with. A call with another secret is no repeat.
+    pub secret: Option<String>,
     /// Its tick has come.
     pub is_due: bool,
 }

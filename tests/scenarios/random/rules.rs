@@ -4,7 +4,7 @@
 //! In a crowded scenario leases, calls and waits end at any time, since their worker may be busy. There the rules about
 //! who is served what hold all the same, and those about how often MAS is asked and how long a client waits do not.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, btree_map::Entry};
 
 use matrix_edge_auth::host::StreamId;
 use serde_json::Value;
@@ -134,7 +134,12 @@ impl Scenario {
                 if call.id > self.members[at].newest_call {
                     self.show(|| format!("  worker {at} asks about {session}: {:?}", call.id));
                     self.members[at].newest_call = call.id;
-                    if let Some(repeat) = self.to_repeat.remove(&(at, session)) {
+                    let secret = call.secret();
+                    let waiting = self.to_repeat.entry((at, session));
+                    if let Entry::Occupied(repeat) = waiting
+                        && repeat.get().secret == secret
+                    {
+                        let repeat = repeat.remove();
                         self.repeated.insert((at, call.id), repeat.sent_at);
                     } else if !self.settings.is_crowded {
                         self.check_reason_to_ask(session, now.at);
@@ -170,7 +175,7 @@ impl Scenario {
     fn check_reason_to_ask(&self, session: usize, now: u64) {
         let failed = self.memory[session].failed_call;
         assert!(
-            failed.is_none_or(|sent_at| now >= sent_at + BACKOFF),
+            failed.is_none_or(|sent_at| now >= sent_at + BACKOFF) || self.settings.has_secrets,
             "a second between a call that fails and the next"
         );
         let Some(kept) = self.memory[session].kept else {

@@ -359,6 +359,7 @@ impl Scenario {
             let repeat = Repeat {
                 sent_at: call.sent_at.as_millis(),
                 root: call.root,
+                secret: call.secret(),
                 is_due: false,
             };
             let key = (worker, session_of(&call.body));

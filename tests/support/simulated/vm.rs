@@ -41,6 +41,15 @@ pub struct Call {
     pub timeout: Duration,
 }
 
+impl Call {
+    /// Returns what proves to MAS that the edge may ask, if the module sends it.
+    pub fn secret(&self) -> Option<String> {
+        let mut headers = self.headers.iter();
+        let (_, value) = headers.find(|(name, _)| name == "authorization")?;
+        Some(value.clone())
+    }
+}
+
 /// Faults that can be switched on for one worker.
 #[derive(Default)]
 pub struct Faults {
